@@ -1,0 +1,226 @@
+"""What a message is made of: text, images, audio, files, reasoning, tool calls, opaque items."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from allm.data.freeform import json_value
+from allm.errors import ValidationError
+
+_EXTENSIONS = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+}
+
+
+class Origin(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Where a part came from: what is bound to a provider goes back to that provider only."""
+
+    provider: str
+    endpoint: str = ""
+    model: str = ""
+    extra: dict[str, Any] = {}
+
+
+class Image(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """An image by exactly one of `data` (bytes), `url` (never fetched by the data layer) or `path`.
+
+    `width` and `height` are pixels.
+    """
+
+    data: bytes | None = None
+    url: str | None = None
+    path: str | None = None
+    mime_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    prompt: str | None = None
+    revised_prompt: str | None = None
+    metadata: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "metadata")
+        if sum(source is not None for source in (self.data, self.url, self.path)) != 1:
+            raise ValidationError.of("invalid image", ("image", "exactly_one_of_data_url_path"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, mime_type: str) -> Image:
+        return cls(data=bytes(data), mime_type=mime_type)
+
+    @classmethod
+    def from_base64(cls, text: str, mime_type: str) -> Image:
+        """Raises `ValidationError` where `text` is not base64."""
+        return cls(data=_base64(text), mime_type=mime_type)
+
+    @classmethod
+    def from_url(cls, url: str) -> Image:
+        return cls(url=url)
+
+    @classmethod
+    def from_file(cls, path: str) -> Image:
+        """The file is read when the image is sent, not now; the type comes from the extension."""
+        extension = str(path).rpartition(".")[2].lower()
+        return cls(path=str(path), mime_type=_EXTENSIONS.get(extension))
+
+    @classmethod
+    def from_data_uri(cls, uri: str) -> Image:
+        head, comma, body = uri.partition(",")
+        if not head.startswith("data:") or not comma or not head.endswith(";base64"):
+            raise ValidationError.of("invalid image", ("image", "not_a_base64_data_uri"))
+        return cls(data=_base64(body), mime_type=head[5:].partition(";")[0] or None)
+
+    def to_data_uri(self) -> str:
+        """`data:<type>;base64,...`; only of an image that holds its bytes and knows its type."""
+        if self.data is None:
+            raise ValidationError.of(
+                "no data URI", ("image", "remote_source" if self.url else "file_not_read")
+            )
+        if self.mime_type is None:
+            raise ValidationError.of("no data URI", ("image", "missing_mime_type"))
+        return f"data:{self.mime_type};base64,{b64encode(self.data).decode()}"
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (Base64Error, ValueError):
+        raise ValidationError.of("invalid image", ("image", "invalid_base64")) from None
+
+
+def normalise(struct: Struct, *names: str) -> None:
+    """Make the named free-form maps of a frozen struct JSON values, as it is constructed."""
+    for name in names:
+        value = getattr(struct, name)
+        if value:
+            msgspec.structs.force_setattr(struct, name, json_value(value, name))
+
+
+class _Part(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
+    pass
+
+
+class TextPart(_Part, frozen=True, tag="text"):
+    text: str
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
+
+
+class ImagePart(_Part, frozen=True, tag="image"):
+    """`detail` is `auto`, `low` or `high`."""
+
+    image: Image
+    detail: str = "auto"
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
+
+
+class AudioPart(_Part, frozen=True, tag="audio"):
+    """Sound as bytes in `format` (`wav`, `mp3` ...); `id` refers to audio the provider still holds."""
+
+    data: bytes = b""
+    format: str = "wav"
+    id: str | None = None
+    transcript: str | None = None
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
+
+
+class FilePart(_Part, frozen=True, tag="file"):
+    """A document by its bytes, its URL, or the id under which the provider holds it."""
+
+    data: bytes | None = None
+    url: str | None = None
+    file_id: str | None = None
+    mime_type: str | None = None
+    filename: str | None = None
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
+
+
+class ReasoningPart(_Part, frozen=True, tag="reasoning"):
+    """The model's thinking. `signature` and `redacted` go back to their origin unchanged."""
+
+    text: str = ""
+    signature: str | None = None
+    redacted: str | None = None
+    id: str | None = None
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
+
+
+class ToolCall(_Part, frozen=True, tag="tool_call"):
+    """The model asks for a tool. `arguments` is the parsed object.
+
+    Where the text was not a JSON object, `arguments` is `{}`, `arguments_invalid` is true and
+    `raw_arguments` keeps the text: such a call never reaches a handler.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any] = {}
+    raw_arguments: str | None = None
+    arguments_invalid: bool = False
+    kind: str = "function"
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "arguments")
+
+
+class OpaquePart(_Part, frozen=True, tag="opaque"):
+    """Anything that must go back as it came: server tools, compaction items, unknown parts."""
+
+    data: Any
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
+
+
+Part = TextPart | ImagePart | AudioPart | FilePart | ReasoningPart | ToolCall | OpaquePart
+
+_JSON = msgspec.json.Decoder()
+
+
+def parsed_call(
+    id: str, name: str, raw: str, *, provider_data: dict[str, Any] | None = None, origin: Origin | None = None
+) -> ToolCall:
+    """A tool call from the text of its arguments; empty text and `null` mean no arguments."""
+    try:
+        value = _JSON.decode(raw) if raw.strip() else {}
+        value = {} if value is None else value
+        if isinstance(value, dict) and not _has_duplicate_keys(raw):
+            return ToolCall(id, name, value, raw, provider_data=provider_data or {}, origin=origin)
+    except (msgspec.DecodeError, ValidationError, RecursionError, UnicodeError):
+        pass
+    return ToolCall(id, name, {}, raw, True, provider_data=provider_data or {}, origin=origin)
+
+
+def _has_duplicate_keys(raw: str) -> bool:
+    import json
+
+    found = False
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal found
+        result = dict(items)
+        found = found or len(result) != len(items)
+        return result
+
+    json.loads(raw or "{}", object_pairs_hook=pairs)
+    return found

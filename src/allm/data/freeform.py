@@ -1,0 +1,46 @@
+"""Free-form maps (metadata, context, arguments, options): checked and made JSON values on entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from allm.errors import ValidationError
+
+MAX_DEPTH = 100
+_LOW, _HIGH = -(2**63), 2**64 - 1
+
+
+def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
+    """`value` as JSON builtins: str keys, finite floats, 64-bit integers, lists for tuples.
+
+    Raises `ValidationError` with the path of the first value that JSON cannot hold.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return value
+    if kind is int:
+        if _LOW <= value <= _HIGH:
+            return value
+        raise ValidationError.of("not a JSON value", (path, "integer_out_of_range"))
+    if kind is float:
+        if isfinite(value):
+            return value
+        raise ValidationError.of("not a JSON value", (path, "not_a_finite_number"))
+    if depth >= MAX_DEPTH:
+        raise ValidationError.of("not a JSON value", (path, "nested_too_deeply"))
+    if isinstance(value, Mapping):
+        result: dict[str, Any] = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValidationError.of("not a JSON value", (f"{path}.{key!r}", "key_not_a_string"))
+            result[str(key)] = json_value(item, f"{path}.{key}" if path else str(key), depth + 1)
+        return result
+    if isinstance(value, list | tuple):
+        return [json_value(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int | float):
+        return json_value(int(value) if isinstance(value, int) else float(value), path, depth)
+    raise ValidationError.of("not a JSON value", (path, f"type_{kind.__name__}"))

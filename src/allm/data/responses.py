@@ -1,0 +1,209 @@
+"""What comes back: `Usage`, `Response` of one call, `StepResult`, `ChatResult` of a whole run."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from allm.data.content import ToolCall, normalise
+from allm.data.failure import ErrorInfo
+from allm.data.messages import Message, Thread
+from allm.errors import OutputError, ValidationError
+
+T = TypeVar("T")
+
+
+class Usage(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """Tokens, with one meaning on every provider. Not reported is `None`, never 0.
+
+    `input_tokens` is the whole prompt, cached reads and writes included; `output_tokens` includes
+    reasoning. Costs are in US dollars. `raw` is the provider's own object.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    total_tokens: int | None = None
+    input_cost: float | None = None
+    output_cost: float | None = None
+    total_cost: float | None = None
+    raw: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "raw")
+
+    def plus(self, other: Usage | None) -> Usage:
+        """The sum; a counter that only one side reports keeps that side's value."""
+        if other is None:
+            return self
+        added = {}
+        for name in _COUNTERS:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            added[name] = mine if theirs is None else theirs if mine is None else mine + theirs
+        return Usage(**added)
+
+
+_COUNTERS = tuple(name for name in Usage.__struct_fields__ if name not in ("raw", "extra"))
+
+
+class Response(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """The folded answer of one model call.
+
+    `finish_reason` is `stop`, `length`, `tool_calls`, `content_filter`, `error`, `cancelled` or
+    `other`; `raw_finish_reason` is the provider's own word. `error` is set where the call failed on
+    the way: text, calls and usage up to there are kept.
+    """
+
+    message: Message = Message("assistant")
+    id: str | None = None
+    request_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    raw_finish_reason: str | None = None
+    usage: Usage | None = None
+    refusal: str | None = None
+    warnings: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+    provider_data: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "provider_data", "metadata")
+
+    @property
+    def output_text(self) -> str:
+        return self.message.text
+
+    @property
+    def text(self) -> str:
+        return self.message.text
+
+    @property
+    def reasoning(self) -> str:
+        return self.message.reasoning
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self.message.tool_calls
+
+    def parse(self, type: type[T]) -> T:
+        """The JSON answer as `type`: msgspec Struct, dataclass, TypedDict, list, union, pydantic model.
+
+        Raises `OutputError` that holds the text, the path and the reason.
+        """
+        text = self.output_text
+        try:
+            if hasattr(type, "model_validate_json"):
+                value: T = type.model_validate_json(text)
+                return value
+            return msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=type)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            shown = text if len(text) <= 2000 else text[:2000] + "..."
+            raise OutputError(
+                ErrorInfo(reason="output_invalid", message=f"{error}; the text was: {shown}"), self
+            ) from error
+
+
+class StepResult(
+    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, tag="step_result"
+):
+    """One round trip and the tools it ran. Stores only its own messages.
+
+    `done` is false where the model should be asked again. `halt` is the word that ended the loop in
+    this step, if any; `base` is the thread before the step, set on the result of `step` only.
+    """
+
+    response: Response
+    tool_results: tuple[Message, ...] = ()
+    done: bool = False
+    base: Thread | None = None
+    metadata: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "metadata")
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What this step adds to the thread: nothing where the model's turn broke off."""
+        if self.response.finish_reason in ("error", "cancelled"):
+            return ()
+        return (self.response.message, *self.tool_results)
+
+    @property
+    def text(self) -> str:
+        return self.response.text
+
+    @property
+    def thread(self) -> Thread:
+        """The thread after this step. In a stored chat ask `ChatResult.thread_after(i)`."""
+        if self.base is None:
+            raise ValidationError.of("no thread here", ("step.base", "use_ChatResult.thread_after"))
+        return self.base.add_messages(self.messages)
+
+
+class ChatResult(
+    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, tag="chat_result"
+):
+    """A whole run. `base` is the thread it started from; `thread` is rebuilt from it.
+
+    `halted_reason` is `completed`, `manual_tool_calls`, `ask_user`, `tool_error`, `max_turns`,
+    `halt_when`, `error`, `cancelled`, or the word a tool gave.
+    """
+
+    base: Thread = Thread()
+    steps: tuple[StepResult, ...] = ()
+    halted_reason: str = "completed"
+    pending_question: str | None = None
+    pending_tool_call_id: str | None = None
+    error: ErrorInfo | None = None
+    metadata: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "metadata")
+
+    @property
+    def thread(self) -> Thread:
+        """All messages: those given, those of every step, and the question to the user, if any."""
+        thread = self.thread_after(len(self.steps) - 1)
+        if self.pending_question is not None:
+            asked = Message(
+                "assistant",
+                self.pending_question,
+                tool_call_id=self.pending_tool_call_id,
+                metadata={"ask_user": True},
+            )
+            thread = thread.add_message(asked)
+        return thread
+
+    def thread_after(self, index: int) -> Thread:
+        """The thread as it stood after step `index` (0-based)."""
+        return self.base.add_messages([m for step in self.steps[: index + 1] for m in step.messages])
+
+    @property
+    def final_response(self) -> Response | None:
+        return self.steps[-1].response if self.steps else None
+
+    @property
+    def text(self) -> str:
+        return self.steps[-1].response.text if self.steps else ""
+
+    @property
+    def usage(self) -> Usage:
+        """The sum over all steps."""
+        total = Usage()
+        for step in self.steps:
+            total = total.plus(step.response.usage)
+        return total
+
+    def parse(self, type: type[T]) -> T:
+        """The final answer as `type`; see `Response.parse`."""
+        return (self.final_response or Response()).parse(type)

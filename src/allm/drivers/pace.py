@@ -1,0 +1,80 @@
+"""The clock of one run: how long the next read may take before one of its deadlines passes."""
+
+from __future__ import annotations
+
+import time
+
+from allm.data.failure import ErrorInfo
+from allm.errors import AllmError, raised
+from allm.limits import Timeouts
+
+
+class Pace:
+    """Deadlines of the run, of the request being read, and of the silence between two events."""
+
+    __slots__ = ("_request", "_run", "_timeouts", "_waiting", "_which")
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._run = _after(time.monotonic(), timeouts.run)
+        self._request: float | None = None
+        self._waiting: float | None = None
+        self._which = "first_event"
+
+    def opening(self, timeouts: Timeouts) -> None:
+        """A request is about to be sent."""
+        now = time.monotonic()
+        self._timeouts = timeouts
+        self._request = _after(now, timeouts.request)
+        self._waiting = _after(now, timeouts.first_event)
+        self._which = "first_event"
+
+    def remaining(self, progress: bool) -> float | None:
+        """Seconds for the next read; `progress` says that the last one made an event. Raises when over."""
+        now = time.monotonic()
+        if progress and self._which == "idle":
+            self._waiting = _after(now, self._timeouts.idle)
+        elif progress:
+            self._which = "idle"  # the first read after the headers still waits for the first event
+        deadline = _least(self._least_with_run(), self._waiting)
+        if deadline is None:
+            return None
+        if deadline <= now:
+            raise self.passed()
+        return deadline - now
+
+    def run_remaining(self) -> float | None:
+        """Seconds until the run's own deadline; raises when it has passed."""
+        if self._run is None:
+            return None
+        left = self._run - time.monotonic()
+        if left <= 0:
+            raise self.passed()
+        return left
+
+    def passed(self) -> AllmError:
+        """The error for the deadline that has passed first."""
+        limits = {"run": self._run, "request": self._request, self._which: self._waiting}
+        name = min(
+            (name for name in limits if limits[name] is not None),
+            key=lambda n: limits[n] or 0.0,
+            default="run",
+        )
+        text = f"no answer within the deadline Timeouts.{name} ({getattr(self._timeouts, name)} s)"
+        phase = "response" if name == "first_event" else "stream"
+        return raised(
+            ErrorInfo(reason="timeout", message=text, code=name, retryable=name != "run", phase=phase)
+        )
+
+    def _least_with_run(self) -> float | None:
+        return _least(self._request, self._run)
+
+
+def _after(now: float, seconds: float | None) -> float | None:
+    return None if seconds is None else now + seconds
+
+
+def _least(a: float | None, b: float | None) -> float | None:
+    if a is None or b is None:
+        return a if b is None else b
+    return min(a, b)

@@ -1,0 +1,339 @@
+"""`Stream` and `AsyncStream`: a run as an object that gives its events and folds as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from allm.data.events import Event, RawChunk, StreamFailed, TextCompleted, TextDelta, ToolCallDelta
+from allm.errors import AllmError, CancelledError, ConfigurationError, raised
+from allm.folds import RunFold
+from allm.keys import KeyRing
+from allm.loops.effects import Effect, Loop
+from allm.loops.plan import Plan
+
+R = TypeVar("R")
+Start = Callable[[Plan, RunFold], Loop[None]]
+
+
+class _Run(Generic[R]):
+    """What both faces share: the loop, the fold, the view, and how a run ends."""
+
+    def __init__(
+        self, plan: Plan, ring: KeyRing, start: Start, layer: Any, finish: Callable[[Any], R]
+    ) -> None:
+        self._plan = plan
+        self._ring = ring
+        self._fold = RunFold(layer, plan.base)
+        self._loop: Any = start(plan, self._fold)
+        self._finish = finish
+        self._ended = False
+        self._failure: AllmError | None = None
+        self._watched = bool(plan.view.observers) or plan.view.on_event is not None
+
+    def _partial(self) -> R:
+        return self._finish(self._fold.result())
+
+    def _seen(self, event: Event) -> None:
+        """Every event, before the filters: observers first, then the user's own `on_event`."""
+        view = self._plan.view
+        for observer in view.observers:
+            try:
+                observer.event(event, self._plan)
+            except Exception:
+                _log_once(observer)
+        if view.on_event is not None:
+            view.on_event(event)
+
+    def _shown(self, event: Event) -> bool:
+        view = self._plan.view
+        kind = type(event)
+        if kind is TextDelta or kind is TextCompleted:
+            return view.emit_text_deltas or kind is TextCompleted
+        if kind is ToolCallDelta:
+            return view.emit_tool_deltas
+        return kind is not RawChunk or view.include_raw_chunks
+
+    def _settle(self) -> None:
+        """The loop is done: a failed run has its exception from now on."""
+        self._ended = True
+        error = self._fold.error
+        if error is not None and self._plan.view.raise_on_error:
+            self._failure = raised(error, self._partial())
+
+    def _cancelled(self) -> CancelledError:
+        error = CancelledError("the stream was cancelled before its end", self._partial())
+        self._failure = self._failure or error
+        return error
+
+    def _outcome(self) -> R:
+        if self._failure is not None:
+            raise self._failure
+        if not self._fold.complete and self._fold.error is None:
+            raise self._cancelled()
+        return self._partial()
+
+
+_logged: set[int] = set()
+
+
+def _log_once(observer: Any) -> None:
+    import logging
+
+    if id(observer) not in _logged:
+        _logged.add(id(observer))
+        logging.getLogger("allm").exception("an observer failed; its errors are not shown again")
+
+
+class Stream(_Run[R], Iterator[Event]):
+    """Events of a run, blocking. Nothing is sent before the first event is asked for.
+
+    `with allm.stream(engine, "Hi") as s: for event in s: ...`; `.text()` gives only the text,
+    `.result()` reads the rest and returns the folded value. Leaving the `with`, `close()` and garbage
+    collection close the connection and stop the tools; `cancel()` does it from another thread.
+    """
+
+    _ports: Any = None
+
+    def __iter__(self) -> Stream[R]:
+        return self
+
+    def __enter__(self) -> Stream[R]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __next__(self) -> Event:
+        while True:
+            event = self._advance()
+            if not self._plan.view.filters or self._shown(event):
+                return event
+
+    def _advance(self) -> Event:
+        """The next event, unfiltered. Raises `StopIteration` at the end, or the run's failure."""
+        if self._ended:
+            raise self._failure or StopIteration
+        loop, ports = self._loop, self._ports or self._opened()
+        try:
+            item = next(loop)
+            while isinstance(item, Effect):
+                try:
+                    reply = ports.perform(item)
+                except CancelledError:
+                    raise
+                except Exception as error:
+                    item = loop.throw(error)
+                else:
+                    item = loop.send(reply)
+            if self._watched:
+                self._seen(item)
+        except StopIteration:
+            self._settle()
+            self._release()
+            raise (self._failure or StopIteration) from None
+        except CancelledError as error:
+            self.close()
+            raise self._cancelled() from error
+        except BaseException:
+            self.close()
+            raise
+        if type(item) is StreamFailed:
+            self._settle()
+            self._release()
+        event: Event = item
+        return event
+
+    def _opened(self) -> Any:
+        from allm.drivers.threads import ThreadPorts
+
+        self._ports = ThreadPorts(self._plan, self._ring)
+        return self._ports
+
+    def text(self) -> Iterator[str]:
+        """Only the visible text, as it arrives. Raises what the run raises."""
+        while not self._ended:
+            try:
+                event = self._advance()
+            except StopIteration:
+                return
+            if type(event) is TextDelta:
+                yield event.text
+        if self._failure is not None:
+            raise self._failure
+
+    def result(self) -> R:
+        """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
+        while not self._ended:
+            try:
+                self._advance()
+            except StopIteration:
+                break
+        return self._outcome()
+
+    def cancel(self) -> None:
+        """End the run from any thread; the one that reads gets `CancelledError` with the partial fold."""
+        if self._ports is not None:
+            self._ports.cancel()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of everything, once. What was not read is lost; the fold of what was read is kept."""
+        if not self._ended:
+            self._ended = True
+            self._loop.close()
+        self._release()
+
+    def _release(self) -> None:
+        ports, self._ports = self._ports, _CLOSED
+        if ports is not None and ports is not _CLOSED:
+            self._loop.close()
+            ports.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_ports", None) is not None:
+            self.close()
+
+
+class _Closed:
+    """Stands where the ports of an ended run were."""
+
+    def perform(self, effect: Any) -> Any:
+        raise CancelledError("the stream is closed")
+
+    def cancel(self) -> None: ...
+
+
+_CLOSED = _Closed()
+
+
+class AsyncStream(_Run[R], AsyncIterator[Event]):
+    """Events of a run, awaited, on asyncio or trio. The awaited twin of `Stream`.
+
+    `async with allm.aio.stream(engine, "Hi") as s: async for event in s: ...`. On trio the `async with`
+    is required: it opens the nursery in which tools run.
+    """
+
+    _ports: Any = None
+    _kit: Any = None
+
+    def __aiter__(self) -> AsyncStream[R]:
+        return self
+
+    async def __aenter__(self) -> AsyncStream[R]:
+        if self._kit is None:
+            from allm.drivers.kits import current_kit
+
+            self._kit = current_kit()
+            await self._kit.enter()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        kit = self._kit
+        try:
+            await self.aclose()
+        finally:
+            if kit is not None:
+                await kit.exit(*exc)
+
+    async def __anext__(self) -> Event:
+        while True:
+            event = await self._advance()
+            if event is None:
+                raise self._failure or StopAsyncIteration
+            if not self._plan.view.filters or self._shown(event):
+                return event
+
+    async def _advance(self) -> Event | None:
+        """The next event, unfiltered; `None` at the end of a run that did not fail."""
+        if self._ended:
+            if self._failure is not None:
+                raise self._failure
+            return None
+        loop, ports = self._loop, self._ports or self._opened()
+        try:
+            item = next(loop)
+            while isinstance(item, Effect):
+                try:
+                    reply = await ports.perform(item)
+                except CancelledError:
+                    raise
+                except Exception as error:
+                    item = loop.throw(error)
+                else:
+                    item = loop.send(reply)
+            if self._watched:
+                self._seen(item)
+        except StopIteration:
+            self._settle()
+            await self._release()
+            if self._failure is not None:
+                raise self._failure from None
+            return None
+        except CancelledError as error:
+            await self.aclose()
+            raise self._cancelled() from error
+        except BaseException:
+            await self.aclose()
+            raise
+        if type(item) is StreamFailed:
+            self._settle()
+            await self._release()
+        event: Event = item
+        return event
+
+    def _opened(self) -> Any:
+        from allm.drivers.kits import current_kit
+        from allm.drivers.tasks import TaskPorts
+
+        if self._kit is None:
+            self._kit = current_kit()
+            if self._kit.needs_scope:
+                raise ConfigurationError(
+                    "on trio a stream needs `async with allm.aio.stream(...) as s:`; it opens the tools' nursery"
+                )
+        self._ports = TaskPorts(self._plan, self._ring, self._kit)
+        return self._ports
+
+    async def text(self) -> AsyncIterator[str]:
+        """Only the visible text, as it arrives."""
+        while not self._ended:
+            event = await self._advance()
+            if type(event) is TextDelta:
+                yield event.text
+        if self._failure is not None:
+            raise self._failure
+
+    async def result(self) -> R:
+        """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
+        while not self._ended:
+            await self._advance()
+        return self._outcome()
+
+    def cancel(self) -> None:
+        """End the run, from any task or thread."""
+        if self._ports is not None:
+            self._ports.cancel()
+        elif not self._ended:
+            self._ended = True
+            self._loop.close()
+
+    async def aclose(self) -> None:
+        """Let go of everything, once."""
+        if not self._ended:
+            self._ended = True
+            self._loop.close()
+        await self._release()
+
+    async def _release(self) -> None:
+        ports, self._ports = self._ports, _CLOSED
+        if ports is not None and ports is not _CLOSED:
+            self._loop.close()
+            await ports.aclose()
+
+    def __del__(self) -> None:
+        ports = getattr(self, "_ports", None)
+        if ports is not None and ports is not _CLOSED:
+            self._loop.close()
+            ports.dropped()

@@ -1,0 +1,278 @@
+"""The awaiting ports: what a loop asks for, done with tasks, on asyncio or trio."""
+
+from __future__ import annotations
+
+import contextvars
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from inspect import isawaitable
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from allm.data.events import Event
+from allm.drivers.pace import Pace
+from allm.drivers.threads import _adapter_key, finished_key, key_header
+from allm.drivers.toolwork import abandoned, start_thread, too_late
+from allm.errors import CancelledError
+from allm.folds import unfold
+from allm.keys import KeyRing
+from allm.loops.effects import (
+    CloseBody,
+    Draw,
+    Effect,
+    NewId,
+    NextEvents,
+    NextTool,
+    OpenEvents,
+    OpenHttp,
+    ReadBody,
+    Sleep,
+    StartTool,
+    ToolDone,
+)
+from allm.loops.plan import Plan
+from allm.ports import AsyncBody, HttpHead
+
+_END = object()
+
+
+class TaskPorts:
+    """Performs the effects of one run and owns what they open; `aclose` releases it."""
+
+    def __init__(self, plan: Plan, ring: KeyRing, kit: Any) -> None:
+        self.plan = plan
+        self.ring = ring
+        self.kit = kit
+        self.pace = Pace(plan.timeouts)
+        self.stopped = threading.Event()
+        self.body: AsyncBody | None = None
+        self.events: Iterator[Event] | AsyncIterator[Event] | None = None
+        self.tools: dict[int, _Running] = {}
+        self.finished: deque[ToolDone] = deque()
+        self.wake = kit.event()
+
+    async def perform(self, effect: Effect[Any]) -> Any:
+        if self.stopped.is_set():
+            raise CancelledError("the stream was cancelled")
+        reply = await _PERFORM[type(effect)](self, effect)
+        if self.stopped.is_set():
+            raise CancelledError("the stream was cancelled")
+        return reply
+
+    async def _open_http(self, effect: OpenHttp) -> HttpHead:
+        await self._close_body(None)
+        self.pace.opening(effect.timeouts)
+        key = key_header(self.ring, effect.request)
+        if key is not None and isawaitable(key[1]):
+            key = (key[0], await key[1])
+        self.body = await self._transport().open(
+            effect.request, effect.timeouts, finished_key(effect.request, key)
+        )
+        return self.body.head
+
+    def _transport(self) -> Any:
+        chosen = self.plan.engine.transport
+        if hasattr(chosen, "aopen"):
+            return chosen
+        from allm.drivers.http import async_transport_for
+
+        return async_transport_for()
+
+    async def _read_body(self, effect: ReadBody) -> bytes:
+        assert self.body is not None
+        return await self.body.read(self.pace.remaining(effect.progress))
+
+    async def _close_body(self, effect: CloseBody | None) -> None:
+        body, self.body = self.body, None
+        if body is not None:
+            await self.kit.shielded(body.aclose)
+        events, self.events = self.events, None
+        if events is None:
+            return
+        if hasattr(events, "aclose"):
+            await self.kit.shielded(events.aclose)
+        elif hasattr(events, "close"):
+            await self.kit.shielded(lambda: self._in_thread(events.close))
+
+    async def _open_events(self, effect: OpenEvents) -> None:
+        adapter, request = effect.adapter, effect.request
+        ctx = replace(effect.ctx, cancelled=self.stopped.is_set, api_key=_adapter_key(self.ring, adapter))
+        if hasattr(adapter, "astream"):
+            self.events = aiter(adapter.astream(request, ctx))
+        elif hasattr(adapter, "acomplete"):
+            self.events = iter(unfold(await adapter.acomplete(request, ctx)))
+        elif hasattr(adapter, "stream"):
+            self.events = await self._in_thread(lambda: iter(adapter.stream(request, ctx)))
+        else:
+            self.events = iter(unfold(await self._in_thread(lambda: adapter.complete(request, ctx))))
+
+    async def _next_events(self, effect: NextEvents) -> list[Event] | None:
+        events = self.events
+        if isinstance(events, AsyncIterator):
+            event: Any = await anext(events, _END)
+        elif isinstance(events, Iterator):
+            event = await self._in_thread(lambda: next(events, _END))
+        else:
+            event = _END
+        return None if event is _END else [event]
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        """Run blocking `work` on a daemon thread; when this task is cancelled the work is told to stop."""
+        ready = self.kit.event()
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        def main() -> None:
+            try:
+                outcome.append((context.run(work), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            self.kit.from_thread(ready.set)
+
+        context = contextvars.copy_context()
+        threading.Thread(target=main, daemon=True, name="allm-adapter").start()
+        try:
+            await ready.wait()
+        except BaseException:
+            self.stopped.set()
+            raise
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    async def _start_tool(self, effect: StartTool) -> None:
+        running = _Running(effect)
+        self.tools[effect.position] = running
+        try:
+            if effect.is_async:
+                running.cancel = self.kit.spawn(lambda: self._run_async(effect))
+            else:
+                running.thread = start_thread(effect.position, effect.invoke, self._put_from_thread)
+        except Exception as error:
+            self._put(ToolDone(effect.position, None, error, 0.0))
+
+    async def _run_async(self, effect: StartTool) -> None:
+        began = time.monotonic()
+        value, failure = None, None
+        try:
+            value = await effect.invoke()
+        except Exception as error:
+            failure = error
+        self._put(ToolDone(effect.position, value, failure, time.monotonic() - began))
+
+    def _put_from_thread(self, done: ToolDone) -> None:
+        self.kit.from_thread(lambda: self._put(done))
+
+    def _put(self, done: ToolDone) -> None:
+        self.finished.append(done)
+        self.wake.set()
+
+    async def _next_tool(self, effect: NextTool) -> ToolDone:
+        while True:
+            while self.finished:
+                done = self.finished.popleft()
+                if self.tools.pop(done.position, None) is not None:
+                    return done
+            overdue = self._overdue()
+            if overdue is not None:
+                return overdue
+            self.wake = self.kit.event()
+            await self.kit.wait(self.wake, self._until_next_deadline())
+            if self.stopped.is_set():
+                raise CancelledError("the stream was cancelled")
+
+    def _until_next_deadline(self) -> float | None:
+        now = time.monotonic()
+        waits = [running.deadline - now for running in self.tools.values() if running.deadline is not None]
+        run = self.pace.run_remaining()
+        if run is not None:
+            waits.append(run)
+        return max(0.0, min(waits)) if waits else None
+
+    def _overdue(self) -> ToolDone | None:
+        now = time.monotonic()
+        for position, running in self.tools.items():
+            if running.deadline is not None and running.deadline <= now:
+                del self.tools[position]
+                running.abandon()
+                timeout = running.effect.timeout
+                assert timeout is not None
+                return ToolDone(position, None, too_late(running.effect.call, timeout), timeout)
+        return None
+
+    async def _sleep(self, effect: Sleep) -> None:
+        run = self.pace.run_remaining()
+        wait = effect.seconds if run is None else min(run, effect.seconds)
+        self.wake = self.kit.event()
+        await self.kit.wait(self.wake, wait)
+        if run is not None and run < effect.seconds:
+            raise self.pace.passed()
+
+    async def _draw(self, effect: Draw) -> float:
+        return random.random()
+
+    async def _new_id(self, effect: NewId) -> str:
+        return uuid.uuid4().hex
+
+    def cancel(self) -> None:
+        """From any task or thread: the waits end, the reading task gets `CancelledError`."""
+        self.stopped.set()
+        self.kit.from_thread(self._cancelled)
+
+    def _cancelled(self) -> None:
+        self.wake.set()
+        body = self.body
+        if body is not None and hasattr(body, "cancel"):
+            body.cancel()
+
+    async def aclose(self) -> None:
+        self.stopped.set()
+        tools, self.tools = self.tools, {}
+        for running in tools.values():
+            running.abandon()
+        try:
+            await self._close_body(None)
+        finally:
+            await self.kit.join()
+
+    def dropped(self) -> None:
+        """The stream was garbage: close when the loop comes round."""
+        self.stopped.set()
+        self.kit.later(self.aclose)
+
+
+class _Running:
+    """A tool that was started: how it is let go."""
+
+    __slots__ = ("cancel", "deadline", "effect", "thread")
+
+    def __init__(self, effect: StartTool) -> None:
+        self.effect = effect
+        self.deadline = None if effect.timeout is None else time.monotonic() + effect.timeout
+        self.cancel: Callable[[], Any] | None = None
+        self.thread: threading.Thread | None = None
+
+    def abandon(self) -> None:
+        if self.cancel is not None:
+            self.cancel()
+        elif self.thread is not None and self.thread.is_alive():
+            abandoned.add(self.thread)
+
+
+_PERFORM: Final[dict[type[Any], Callable[[TaskPorts, Any], Awaitable[Any]]]] = {
+    OpenHttp: TaskPorts._open_http,
+    ReadBody: TaskPorts._read_body,
+    CloseBody: TaskPorts._close_body,
+    OpenEvents: TaskPorts._open_events,
+    NextEvents: TaskPorts._next_events,
+    StartTool: TaskPorts._start_tool,
+    NextTool: TaskPorts._next_tool,
+    Sleep: TaskPorts._sleep,
+    Draw: TaskPorts._draw,
+    NewId: TaskPorts._new_id,
+}

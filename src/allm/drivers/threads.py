@@ -1,0 +1,298 @@
+"""The blocking ports: what a loop asks for, done with blocking calls and daemon threads."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from allm.data.events import Event
+from allm.drivers.pace import Pace
+from allm.drivers.toolwork import abandoned, start_thread, too_late
+from allm.errors import CancelledError, ConfigurationError
+from allm.folds import unfold
+from allm.keys import KeyRing, missing_key
+from allm.loops.effects import (
+    CloseBody,
+    Draw,
+    Effect,
+    NewId,
+    NextEvents,
+    NextTool,
+    OpenEvents,
+    OpenHttp,
+    ReadBody,
+    Sleep,
+    StartTool,
+    ToolDone,
+)
+from allm.loops.plan import Plan
+from allm.ports import Body, HttpHead, HttpRequest
+
+
+class ThreadPorts:
+    """Performs the effects of one run and owns what they open. `close` releases it, `cancel` (from any
+    thread) ends a wait."""
+
+    def __init__(self, plan: Plan, ring: KeyRing) -> None:
+        self.plan = plan
+        self.ring = ring
+        self.pace = Pace(plan.timeouts)
+        self.stopped = threading.Event()
+        self.body: Body | None = None
+        self.opening: Any = None
+        self.events: Iterator[Event] | None = None
+        self.tools: dict[int, tuple[StartTool, float | None, threading.Thread | None]] = {}
+        self.finished: queue.SimpleQueue[ToolDone | None] = queue.SimpleQueue()
+        self.coroutines = _Coroutines()
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """The reply to `effect`. Raises `CancelledError` once `cancel` was called."""
+        if self.stopped.is_set():
+            raise CancelledError("the stream was cancelled")
+        return _PERFORM[type(effect)](self, effect)
+
+    def _open_http(self, effect: OpenHttp) -> HttpHead:
+        self._close_body(None)
+        self.pace.opening(effect.timeouts)
+        transport = self._transport()
+        key = key_header(self.ring, effect.request)
+        if key is not None and not isinstance(key[1], str):
+            key[1].close() if hasattr(key[1], "close") else None
+            raise ConfigurationError("the key source is async; use it with allm.aio")
+        self.body = transport.open(
+            effect.request, effect.timeouts, finished_key(effect.request, key), self._opened
+        )
+        if self.stopped.is_set():
+            raise CancelledError("the stream was cancelled")
+        return self.body.head
+
+    def _opened(self, cancel: Callable[[], None]) -> None:
+        """The transport tells how to end the wait for the connection that it has just made."""
+        self.opening = cancel
+        if self.stopped.is_set():
+            cancel()
+
+    def _transport(self) -> Any:
+        chosen = self.plan.engine.transport
+        if hasattr(chosen, "open"):
+            return chosen
+        from allm.drivers.http import transport_for
+
+        return transport_for()
+
+    def _read_body(self, effect: ReadBody) -> bytes:
+        assert self.body is not None
+        return self.body.read(self.pace.remaining(effect.progress))
+
+    def _close_body(self, effect: CloseBody | None) -> None:
+        body, self.body, self.opening = self.body, None, None
+        if body is not None:
+            body.close()
+        events, self.events = self.events, None
+        if events is not None and hasattr(events, "close"):
+            events.close()
+
+    def _open_events(self, effect: OpenEvents) -> None:
+        adapter = effect.adapter
+        ctx = replace(effect.ctx, cancelled=self.stopped.is_set, api_key=_adapter_key(self.ring, adapter))
+        if hasattr(adapter, "stream"):
+            self.events = iter(adapter.stream(effect.request, ctx))
+        elif hasattr(adapter, "complete"):
+            self.events = iter(unfold(adapter.complete(effect.request, ctx)))
+        else:
+            raise ConfigurationError(f"the adapter {adapter.name!r} can only be awaited; use allm.aio")
+
+    def _next_events(self, effect: NextEvents) -> list[Event] | None:
+        assert self.events is not None
+        for event in self.events:
+            return [event]
+        return None
+
+    def _start_tool(self, effect: StartTool) -> None:
+        invoke = effect.invoke
+        timeout = effect.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        work = self._awaited(effect) if effect.is_async else invoke
+        try:
+            thread = start_thread(effect.position, work, self.finished.put)
+        except Exception as error:
+            self.finished.put(ToolDone(effect.position, None, error, 0.0))
+            thread = None
+        self.tools[effect.position] = (effect, deadline, thread)
+
+    def _awaited(self, effect: StartTool) -> Callable[[], Any]:
+        return lambda: self.coroutines.run(effect.position, effect.invoke())
+
+    def _next_tool(self, effect: NextTool) -> ToolDone:
+        while True:
+            wait = self._until_next_deadline()
+            try:
+                done = self.finished.get(timeout=wait)
+            except queue.Empty:
+                overdue = self._overdue()
+                if overdue is not None:
+                    return overdue
+                self.pace.run_remaining()
+                continue
+            if done is None:
+                raise CancelledError("the stream was cancelled")
+            if self.tools.pop(done.position, None) is not None:
+                return done
+
+    def _until_next_deadline(self) -> float | None:
+        now = time.monotonic()
+        deadlines = [deadline - now for _, deadline, _ in self.tools.values() if deadline is not None]
+        run = self.pace.run_remaining()
+        if run is not None:
+            deadlines.append(run)
+        return max(0.0, min(deadlines)) if deadlines else None
+
+    def _overdue(self) -> ToolDone | None:
+        now = time.monotonic()
+        for position, (effect, deadline, thread) in self.tools.items():
+            if deadline is not None and deadline <= now:
+                del self.tools[position]
+                self._abandon(effect, thread)
+                assert effect.timeout is not None
+                return ToolDone(position, None, too_late(effect.call, effect.timeout), effect.timeout)
+        return None
+
+    def _abandon(self, effect: StartTool, thread: threading.Thread | None) -> None:
+        if effect.is_async:
+            self.coroutines.cancel(effect.position)
+        elif thread is not None and thread.is_alive():
+            abandoned.add(thread)
+
+    def _sleep(self, effect: Sleep) -> None:
+        run = self.pace.run_remaining()
+        if run is not None and run < effect.seconds:
+            self.stopped.wait(run)
+            raise self.pace.passed()
+        if self.stopped.wait(effect.seconds):
+            raise CancelledError("the stream was cancelled")
+
+    def _draw(self, effect: Draw) -> float:
+        return random.random()
+
+    def _new_id(self, effect: NewId) -> str:
+        return uuid.uuid4().hex
+
+    def cancel(self) -> None:
+        self.stopped.set()
+        self.finished.put(None)
+        body, opening = self.body, self.opening
+        if body is not None:
+            body.cancel()
+        elif opening is not None:
+            opening()
+
+    def close(self) -> None:
+        self.stopped.set()
+        self._close_body(None)
+        for effect, _, thread in self.tools.values():
+            self._abandon(effect, thread)
+        self.tools.clear()
+        self.coroutines.close()
+
+
+_PERFORM: Final[dict[type[Any], Callable[[ThreadPorts, Any], Any]]] = {
+    OpenHttp: ThreadPorts._open_http,
+    ReadBody: ThreadPorts._read_body,
+    CloseBody: ThreadPorts._close_body,
+    OpenEvents: ThreadPorts._open_events,
+    NextEvents: ThreadPorts._next_events,
+    StartTool: ThreadPorts._start_tool,
+    NextTool: ThreadPorts._next_tool,
+    Sleep: ThreadPorts._sleep,
+    Draw: ThreadPorts._draw,
+    NewId: ThreadPorts._new_id,
+}
+
+
+def key_header(ring: KeyRing, request: HttpRequest) -> tuple[str, Any] | None:
+    """The header that carries the key, and the key (or an awaitable of it), found just now."""
+    rule = request.key
+    if rule is None:
+        return None
+    scheme, _, rest = request.url.partition("://")
+    found = ring.find(rule, f"{scheme}://{rest.partition('/')[0]}")
+    return None if found is None else (rule.header, found)
+
+
+def finished_key(request: HttpRequest, key: tuple[str, str] | None) -> tuple[str, str] | None:
+    """Header and value as they go on the wire; raises `MissingKeyError` for a key that must be there."""
+    rule = request.key
+    if key is None or not key[1]:
+        if rule is not None and rule.required:
+            raise missing_key(rule)
+        return None
+    assert rule is not None
+    return key[0], rule.prefix + key[1]
+
+
+def _adapter_key(ring: KeyRing, adapter: Any) -> str | None:
+    rule = getattr(adapter, "key", None)
+    found = None if rule is None else ring.find(rule, "")
+    return found if isinstance(found, str) else None
+
+
+class _Coroutines:
+    """One private asyncio loop on one daemon thread for the async handlers of a blocking run."""
+
+    def __init__(self) -> None:
+        self._loop: Any = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._running: dict[int, Any] = {}
+
+    def run(self, position: int, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        import asyncio
+
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), daemon=True, name="allm-async-tools"
+                )
+                self._thread.start()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            self._running[position] = future
+        return future.result()
+
+    def cancel(self, position: int) -> None:
+        future = self._running.pop(position, None)
+        if future is not None:
+            future.cancel()
+
+    def close(self) -> None:
+        with self._lock:
+            loop, thread, self._loop = self._loop, self._thread, None
+        if loop is None:
+            return
+        for future in self._running.values():
+            future.cancel()
+        import asyncio
+
+        async def cancel_all() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            loop.stop()
+
+        asyncio.run_coroutine_threadsafe(cancel_all(), loop)
+        assert thread is not None
+        thread.join(timeout=1.0)
+
+
+def _serve(loop: Any) -> None:
+    loop.run_forever()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

@@ -1,0 +1,259 @@
+"""Layer B: `Engine`, an immutable value that says how calls are made. It has no field for a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from allm import keys
+from allm.data.freeform import json_value
+from allm.data.requests import ModelRef, ToolSpec
+from allm.errors import ConfigurationError
+from allm.limits import Limits, Timeouts
+from allm.options import LOOP_PARAMS, REQUEST_FIELDS, check_names
+from allm.retry import NO_RETRY, RetryPolicy
+from allm.tools import Tool, tool
+
+_PARAMS = (*REQUEST_FIELDS, *LOOP_PARAMS)
+_UNCOMPARED = frozenset({"id"})
+
+application: dict[str, Any] = {}
+"""Application defaults, as `configure` set them: `model`, `tools`, `params`, `adapter_options` ..."""
+
+_APPLICATION = (
+    "model",
+    "adapter",
+    "base_url",
+    "tools",
+    "params",
+    "adapter_options",
+    "retry",
+    "timeouts",
+    "limits",
+)
+
+
+def configure(
+    *,
+    keys_by_provider: Mapping[str, str] | None = None,
+    key_source: Any = None,
+    env_file: str | None = None,
+    **defaults: Any,
+) -> None:
+    """Set application defaults, below the engine and above the library: model, tools, params ...
+
+    `configure()` without arguments clears the defaults. `env_file=".env"` switches that level on.
+    """
+    check_names(defaults, _APPLICATION, "application default")
+    if "params" in defaults:
+        check_names(defaults["params"], _PARAMS, "param")
+    if "tools" in defaults:
+        defaults["tools"] = as_tools(defaults["tools"])
+    if not defaults and keys_by_provider is None and key_source is None and env_file is None:
+        application.clear()
+    application.update(defaults)
+    keys.configure_keys(
+        keys=dict(keys_by_provider) if keys_by_provider is not None else None,
+        key_source=key_source,
+        env_file=env_file,
+    )
+
+
+def as_tools(tools: Iterable[Any]) -> tuple[Tool, ...]:
+    """Tools, specifications and plain functions as tools; names stay in order."""
+    return tuple(as_tool(item) for item in tools)
+
+
+def as_tool(item: Any) -> Tool:
+    if isinstance(item, Tool):
+        return item
+    if isinstance(item, ToolSpec):
+        return Tool.from_spec(item)
+    if callable(item):
+        made: Tool = tool(item)
+        return made
+    raise ConfigurationError(
+        f"{type(item).__name__!r} is not a tool: pass a function, @allm.tool or allm.Tool"
+    )
+
+
+def merge_tools(mine: tuple[Tool, ...], over: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    """`over` replaces tools of the same name in place; new ones come after, in their order."""
+    named = {item.name: item for item in over}
+    kept = [named.pop(item.name, item) for item in mine]
+    return (*kept, *[item for item in over if named.get(item.name) is item])
+
+
+class Engine:
+    """How calls are made: model, adapter, tools, parameters, policies. Immutable, comparable, shareable.
+
+    >>> engine = Engine("anthropic:claude-sonnet-5-5", params={"temperature": 0})
+
+    `model` is `provider:model`, `model@provider`, `(provider, model)`, or a bare id with `adapter=`
+    (a provider's name, or an object that implements a port). `params` holds call options that apply
+    to every call; options of a call win. `id` is kept by the `with_` and `put_` methods and is not
+    compared.
+    """
+
+    __slots__ = (
+        "adapter", "adapter_options", "base_url", "context", "embed_adapter", "id", "image_adapter",
+        "limits", "metadata", "model", "observers", "params", "retry", "system", "timeouts",
+        "tool_executor", "tool_result_encoder", "tools", "transport", "trusted",
+    )  # fmt: skip
+
+    adapter: Any
+    id: str
+    model: str | None
+    params: dict[str, Any]
+    tools: tuple[Tool, ...]
+    timeouts: Timeouts
+    limits: Limits
+    retry: RetryPolicy
+    adapter_options: dict[str, Any]
+    context: dict[str, Any]
+    metadata: dict[str, Any]
+    system: str | None
+    base_url: str | None
+    observers: tuple[Any, ...]
+    trusted: bool
+
+    def __init__(self, model: Any = None, **fields: Any) -> None:
+        check_names(fields, _FIELDS, "engine option")
+        params = dict(fields.get("params", {}))
+        check_names(params, _PARAMS, "param (the provider's own go into params={'options': {...}})")
+        adapter_options = json_value(fields.get("adapter_options", {}), "adapter_options")
+        refuse_secret_headers(adapter_options)
+        retry = fields.get("retry", RetryPolicy())
+        values = {
+            "model": _model_text(model),
+            "adapter": fields.get("adapter"),
+            "base_url": fields.get("base_url"),
+            "adapter_options": adapter_options,
+            "image_adapter": fields.get("image_adapter"),
+            "embed_adapter": fields.get("embed_adapter"),
+            "tools": as_tools(fields.get("tools", ())),
+            "params": params,
+            "context": dict(fields.get("context", {})),
+            "tool_executor": fields.get("tool_executor"),
+            "tool_result_encoder": fields.get("tool_result_encoder"),
+            "retry": retry or NO_RETRY,
+            "timeouts": fields.get("timeouts", Timeouts()),
+            "limits": fields.get("limits", Limits()),
+            "transport": fields.get("transport", "auto"),
+            "observers": tuple(fields.get("observers", ())),
+            "metadata": json_value(fields.get("metadata", {}), "metadata"),
+            "system": fields.get("system"),
+            "id": fields.get("id") or os.urandom(8).hex(),
+            "trusted": fields.get("trusted", True),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"an Engine is immutable; use engine.merge({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("an Engine is immutable")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Engine):
+            return NotImplemented
+        return all(getattr(self, n) == getattr(other, n) for n in self.__slots__ if n not in _UNCOMPARED)
+
+    __hash__ = None  # type: ignore[assignment]  # holds maps
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, ({name: getattr(self, name) for name in self.__slots__},)
+
+    def __repr__(self) -> str:
+        shown = [repr(self.model)]
+        if self.adapter is not None:
+            shown.append(f"adapter={getattr(self.adapter, 'name', self.adapter)!r}")
+        if self.base_url:
+            shown.append(f"base_url={self.base_url!r}")
+        if self.tools:
+            shown.append(f"tools={[item.name for item in self.tools]}")
+        if self.params:
+            shown.append(f"params={self.params!r}")
+        return f"Engine({', '.join(shown)})"
+
+    def merge(self, **fields: Any) -> Engine:
+        """A copy with these fields. `tools` replace by name, `params`, `context`, `metadata` and
+        `adapter_options` are merged key by key, all else is replaced."""
+        mine = {name: getattr(self, name) for name in self.__slots__}
+        check_names(fields, (*_FIELDS, "model"), "engine option")
+        for name in ("params", "context", "metadata", "adapter_options"):
+            if name in fields:
+                fields[name] = {**mine[name], **fields[name]}
+        if "tools" in fields:
+            fields["tools"] = merge_tools(self.tools, as_tools(fields["tools"]))
+        return _rebuilt({**mine, **fields})
+
+    def with_model(self, model: Any) -> Engine:
+        return self.merge(model=model)
+
+    def put_tool(self, item: Any) -> Engine:
+        return self.merge(tools=[item])
+
+    def put_tools(self, items: Iterable[Any]) -> Engine:
+        return self.merge(tools=items)
+
+    def put_param(self, name: str, value: Any) -> Engine:
+        return self.merge(params={name: value})
+
+    def put_context(self, name: str, value: Any) -> Engine:
+        return self.merge(context={name: value})
+
+    def trust_base_url(self) -> Engine:
+        """Let an engine that was loaded from data use stored keys with its own base URL."""
+        return self.merge(trusted=True)
+
+    @property
+    def ref(self) -> ModelRef:
+        """Provider and model id. Raises `ConfigurationError` where no model and no adapter is set."""
+        return reference(self.model, self.adapter)
+
+
+_FIELDS = tuple(name for name in Engine.__slots__ if name != "model")
+
+
+def _rebuilt(fields: dict[str, Any]) -> Engine:
+    return Engine(fields.pop("model"), **fields)
+
+
+def _model_text(model: Any) -> str | None:
+    if isinstance(model, ModelRef):
+        return str(model)
+    if isinstance(model, tuple) and len(model) == 2:
+        return f"{model[0]}:{model[1]}"
+    if model is None or (isinstance(model, str) and model):
+        return model
+    raise ConfigurationError(f"model must be 'provider:model' or a (provider, model) pair, not {model!r}")
+
+
+def reference(model: str | None, adapter: Any) -> ModelRef:
+    """Model text and adapter as provider and id; an adapter that is an object gives its name."""
+    if adapter is not None:
+        name = adapter if isinstance(adapter, str) else getattr(adapter, "name", type(adapter).__name__)
+        return ModelRef.parse(model, name) if model is not None else ModelRef(name)
+    if model is None:
+        raise ConfigurationError(
+            "no model: Engine('openai:gpt-6-luna'), Engine('local'), or pass model= to the call"
+        )
+    return ModelRef.parse(model)
+
+
+_SECRET_HEADERS = frozenset(
+    {"authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "proxy-authorization"}
+)
+
+
+def refuse_secret_headers(adapter_options: Mapping[str, Any]) -> None:
+    """Keys do not travel in options, which are data that is stored and logged."""
+    headers = adapter_options.get("headers") or {}
+    for name in headers:
+        if name.lower() in _SECRET_HEADERS:
+            raise ConfigurationError(
+                f"the header {name!r} carries a key: pass api_key= instead of adapter_options"
+            )

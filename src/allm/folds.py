@@ -1,0 +1,304 @@
+"""Events into results: pure. What a stream gives and what a blocking call returns are one fold.
+
+`RunFold` is the fold that loops and streams use; `ResponseFold` and `ChatFold` are its two plain
+uses. Folding is by kind of event, never by generic merging, and costs one list append a delta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal
+
+from msgspec.structs import replace
+
+from allm.data.content import Part, ReasoningPart, TextPart, ToolCall
+from allm.data.events import (
+    AskUserRequested,
+    ChatCompleted,
+    Event,
+    MessageCompleted,
+    MessageStarted,
+    RawChunk,
+    ReasoningCompleted,
+    ReasoningDelta,
+    StepCompleted,
+    StreamFailed,
+    TextCompleted,
+    TextDelta,
+    ToolCallCompleted,
+    ToolCallDelta,
+    ToolCallStarted,
+    ToolResultEncoded,
+    UsageReported,
+)
+from allm.data.failure import ErrorInfo
+from allm.data.messages import Message, Thread
+from allm.data.responses import ChatResult, Response, StepResult, Usage
+
+Result = Response | StepResult | ChatResult
+
+
+class _OpenPart:
+    """A text, reasoning or call part whose deltas are still coming."""
+
+    __slots__ = ("call", "kind", "pieces")
+
+    def __init__(self, kind: type[Any], call: ToolCallStarted | None = None) -> None:
+        self.kind = kind
+        self.call = call
+        self.pieces: list[str] = []
+
+    def part(self) -> Part | None:
+        text = "".join(self.pieces)
+        if self.call is not None:
+            return ToolCall(self.call.id, self.call.name, {}, text, True)
+        part: Part | None = self.kind(text) if text else None
+        return part
+
+
+class ResponseFold:
+    """The events of one model turn into its `Response`. `response` may be asked at any time."""
+
+    __slots__ = ("_calls", "_done", "_open", "ended", "error", "started", "usage")
+
+    def __init__(self) -> None:
+        self._done: dict[int, Part] = {}
+        self._open: dict[int, _OpenPart] = {}
+        self._calls: dict[str, int] = {}
+        self.started: MessageStarted | None = None
+        self.ended: Response | None = None
+        self.usage: Usage | None = None
+        self.error: ErrorInfo | None = None
+
+    def add(self, event: Event) -> None:
+        """Take one event; kinds that belong to other layers are ignored."""
+        take = _TAKERS.get(type(event))
+        if take is not None:
+            take(self, event)
+
+    def _text(self, event: TextDelta) -> None:
+        part = self._open.get(event.index)
+        if part is None:
+            part = self._open[event.index] = _OpenPart(TextPart)
+        part.pieces.append(event.text)
+
+    def _reasoning(self, event: ReasoningDelta) -> None:
+        part = self._open.get(event.index)
+        if part is None:
+            part = self._open[event.index] = _OpenPart(ReasoningPart)
+        part.pieces.append(event.text)
+
+    def _text_completed(self, event: TextCompleted) -> None:
+        self._close(event.index, event.part or TextPart(event.text))
+
+    def _reasoning_completed(self, event: ReasoningCompleted) -> None:
+        self._close(event.index, event.part or ReasoningPart(event.text))
+
+    def _call_started(self, event: ToolCallStarted) -> None:
+        self._calls[event.id] = event.index
+        self._open[event.index] = _OpenPart(ToolCall, event)
+
+    def _call_delta(self, event: ToolCallDelta) -> None:
+        index = self._calls.get(event.id)
+        if index is not None and index in self._open:
+            self._open[index].pieces.append(event.text)
+
+    def _call_completed(self, event: ToolCallCompleted) -> None:
+        index = self._calls.get(event.call.id, event.index)
+        self._close(self._next_index() if index is None else index, event.call)
+
+    def _raw(self, event: RawChunk) -> None:
+        if event.part is not None:
+            self._close(self._next_index() if event.index is None else event.index, event.part)
+
+    def _started(self, event: MessageStarted) -> None:
+        self.started = event
+
+    def _usage(self, event: UsageReported) -> None:
+        self.usage = event.usage
+
+    def _completed(self, event: MessageCompleted) -> None:
+        self.ended = event.response
+
+    def _failed(self, event: StreamFailed) -> None:
+        self.error = event.error
+
+    def _close(self, index: int, part: Part) -> None:
+        self._open.pop(index, None)
+        self._done[index] = part
+
+    def _next_index(self) -> int:
+        return max((*self._done, *self._open), default=-1) + 1
+
+    @property
+    def message(self) -> Message:
+        """The assistant message so far; a lone plain text part is a plain string."""
+        parts = dict(self._done)
+        for index, open_part in self._open.items():
+            part = open_part.part()
+            if part is not None:
+                parts[index] = part
+        return assistant_message([parts[index] for index in sorted(parts)])
+
+    @property
+    def response(self) -> Response:
+        ended = self.ended
+        if ended is not None and self.error is None:
+            if ended.message.content:
+                return ended
+            usage = self.usage if ended.usage is None else ended.usage
+            return replace(ended, message=self.message, usage=usage)
+        started = self.started or MessageStarted()
+        return Response(
+            id=started.id,
+            model=started.model,
+            message=self.message,
+            finish_reason="cancelled" if self.error is None else "error",
+            usage=self.usage,
+            error=self.error,
+            provider=self.error.provider if self.error is not None else None,
+        )
+
+
+_TAKERS: Final[dict[type[Any], Callable[[ResponseFold, Any], None]]] = {
+    TextDelta: ResponseFold._text,
+    ReasoningDelta: ResponseFold._reasoning,
+    ToolCallDelta: ResponseFold._call_delta,
+    TextCompleted: ResponseFold._text_completed,
+    ReasoningCompleted: ResponseFold._reasoning_completed,
+    ToolCallStarted: ResponseFold._call_started,
+    ToolCallCompleted: ResponseFold._call_completed,
+    RawChunk: ResponseFold._raw,
+    MessageStarted: ResponseFold._started,
+    UsageReported: ResponseFold._usage,
+    MessageCompleted: ResponseFold._completed,
+    StreamFailed: ResponseFold._failed,
+}
+
+
+def assistant_message(parts: Iterable[Part]) -> Message:
+    """Parts as an assistant message: nothing is `""`, one plain text part is a string."""
+    kept = tuple(parts)
+    if not kept:
+        return Message("assistant")
+    if len(kept) == 1 and type(kept[0]) is TextPart and kept[0] == TextPart(kept[0].text):
+        return Message("assistant", kept[0].text)
+    return Message("assistant", kept)
+
+
+class RunFold:
+    """The events of a whole run. `layer` says what `result()` is; `base` is the thread it began with.
+
+    Of a run that broke off, the result is `cancelled`, or `error` where it failed; what the last turn
+    had brought is in the last step.
+    """
+
+    def __init__(
+        self, layer: Literal["response", "step", "chat"] = "chat", base: Thread | None = None
+    ) -> None:
+        self.layer = layer
+        self.base = base or Thread()
+        self.turn = ResponseFold()
+        self.tool_messages: list[Message] = []
+        self.asked: AskUserRequested | None = None
+        self.steps: list[StepResult] = []
+        self.chat: ChatResult | None = None
+        self.error: ErrorInfo | None = None
+        self._in_turn = False
+
+    def add(self, event: Event) -> None:
+        kind = type(event)
+        if kind is TextDelta:  # the one kind that comes by the thousand
+            self._in_turn = True
+            self.turn._text(event)  # type: ignore[arg-type]
+            return
+        take = _TAKERS.get(kind)
+        if take is not None:
+            self._in_turn = True
+            take(self.turn, event)
+            if kind is StreamFailed:
+                self.error = event.error  # type: ignore[union-attr]
+        elif kind is ToolResultEncoded:
+            self.tool_messages.append(event.message)  # type: ignore[union-attr]
+        elif kind is StepCompleted:
+            self.steps.append(event.result)  # type: ignore[union-attr]
+            self._next_turn()
+        elif kind is ChatCompleted:
+            self.chat = event.result  # type: ignore[union-attr]
+        elif kind is AskUserRequested:
+            self.asked = self.asked or event  # type: ignore[assignment]
+
+    def _next_turn(self) -> None:
+        self.turn = ResponseFold()
+        self.tool_messages = []
+        self._in_turn = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the terminal event of the layer has come."""
+        if self.error is not None:
+            return False
+        if self.layer == "chat":
+            return self.chat is not None
+        return bool(self.steps) if self.layer == "step" else self.turn.ended is not None
+
+    def result(self) -> Any:
+        if self.layer == "chat":
+            return self.chat if self.chat is not None else self._broken_chat()
+        if self.layer == "step":
+            return self.steps[-1] if self.steps else self._broken_step(base=self.base)
+        return self.turn.response
+
+    def _broken_step(self, base: Thread | None = None) -> StepResult:
+        results = tuple(self.tool_messages)
+        return StepResult(response=self.turn.response, tool_results=results, done=True, base=base)
+
+    def _broken_chat(self) -> ChatResult:
+        steps = self.steps if not self._in_turn else [*self.steps, self._broken_step()]
+        return ChatResult(
+            base=self.base,
+            steps=tuple(steps),
+            halted_reason="cancelled" if self.error is None else "error",
+            error=self.error,
+        )
+
+
+class ChatFold(RunFold):
+    """The events of a chat into its `ChatResult`: `fold = ChatFold(thread); fold.add(event)`."""
+
+    def __init__(self, base: Thread | None = None) -> None:
+        super().__init__("chat", base)
+
+
+def fold(events: Iterable[Event], base: Thread | None = None) -> Result:
+    """The result of the outermost layer seen: a `Response`, a `StepResult` or a `ChatResult`.
+
+    `base` is the thread the run began with; only a run that broke off needs it.
+    """
+    state = RunFold("chat", base)
+    for event in events:
+        state.add(event)
+    if state.chat is None:
+        if not state.steps and not state.tool_messages:
+            state.layer = "response"
+        elif len(state.steps) <= 1 and not state._in_turn:
+            state.layer = "step"
+    result: Result = state.result()
+    return result
+
+
+def unfold(response: Response) -> list[Event]:
+    """The events that fold to `response`: for adapters that answer whole."""
+    events: list[Event] = [MessageStarted(response.id, response.model)]
+    for index, part in enumerate(response.message.parts):
+        if type(part) is TextPart:
+            events += [TextDelta(part.text, index), TextCompleted(part.text, index, part)]
+        elif type(part) is ReasoningPart:
+            events += [ReasoningDelta(part.text, index), ReasoningCompleted(part.text, index, part)]
+        elif type(part) is ToolCall:
+            events += [ToolCallStarted(part.id, part.name, index), ToolCallCompleted(part, index)]
+        else:
+            events.append(RawChunk(None, index, part))  # type: ignore[arg-type]
+    if response.usage is not None:
+        events.append(UsageReported(response.usage))
+    return [*events, MessageCompleted(response)]

@@ -1,0 +1,137 @@
+"""All that a loop may ask of the outside. Plain classes: drivers dispatch on their exact type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar
+
+from allm.data.content import ToolCall
+from allm.data.events import Event
+from allm.data.requests import Request
+from allm.limits import Timeouts
+from allm.ports import CallContext, HttpHead, HttpRequest
+
+T = TypeVar("T")
+
+
+class Effect(Generic[T]):
+    """Something for the driver to do; `T` is the type of its reply."""
+
+    __slots__ = ()
+
+
+class OpenHttp(Effect[HttpHead]):
+    """Send a request, answer with status and headers. `id` names it: `<run>/<revision>/model`."""
+
+    __slots__ = ("id", "request", "timeouts")
+
+    def __init__(self, id: str, request: HttpRequest, timeouts: Timeouts) -> None:
+        self.id = id
+        self.request = request
+        self.timeouts = timeouts
+
+
+class ReadBody(Effect[bytes]):
+    """What has come of the open answer, `b""` at its end. `progress`: the last read made an event,
+    so the idle clock starts anew."""
+
+    __slots__ = ("progress",)
+
+    def __init__(self, progress: bool) -> None:
+        self.progress = progress
+
+
+READ, READ_ON = ReadBody(False), ReadBody(True)
+
+
+class CloseBody(Effect[None]):
+    """Let go of the open answer, read to its end or not."""
+
+    __slots__ = ()
+
+
+class OpenEvents(Effect[None]):
+    """Start an in-process adapter (the `Adapter` port)."""
+
+    __slots__ = ("adapter", "ctx", "request")
+
+    def __init__(self, adapter: Any, request: Request, ctx: CallContext) -> None:
+        self.adapter = adapter
+        self.request = request
+        self.ctx = ctx
+
+
+class NextEvents(Effect[list[Event] | None]):
+    """What the in-process adapter has next; `None` at its end."""
+
+    __slots__ = ()
+
+
+class StartTool(Effect[None]):
+    """Run a handler beside the loop. `id` is the idempotency key; `timeout` is seconds."""
+
+    __slots__ = ("call", "id", "invoke", "is_async", "isolation", "position", "timeout")
+
+    def __init__(
+        self,
+        id: str,
+        position: int,
+        call: ToolCall,
+        invoke: Callable[[], Any],
+        is_async: bool,
+        timeout: float | None,
+        isolation: str = "thread",
+    ) -> None:
+        self.id = id
+        self.position = position
+        self.call = call
+        self.invoke = invoke
+        self.is_async = is_async
+        self.timeout = timeout
+        self.isolation = isolation
+
+
+class ToolDone:
+    """The reply to `NextTool`: a value or the exception, after `elapsed` seconds."""
+
+    __slots__ = ("elapsed", "error", "position", "value")
+
+    def __init__(self, position: int, value: Any, error: BaseException | None, elapsed: float) -> None:
+        self.position = position
+        self.value = value
+        self.error = error
+        self.elapsed = elapsed
+
+
+class NextTool(Effect[ToolDone]):
+    """Whichever running tool ends first, by itself or by its timeout."""
+
+    __slots__ = ()
+
+
+class Sleep(Effect[None]):
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Draw(Effect[float]):
+    """A random number in [0, 1)."""
+
+    __slots__ = ()
+
+
+class NewId(Effect[str]):
+    """A fresh id for a run."""
+
+    __slots__ = ()
+
+
+Loop = Generator[Event | Effect[Any], Any, T]
+
+
+def ask(effect: Effect[T]) -> Loop[T]:
+    """`reply = yield from ask(Sleep(1))`: the reply has the type that the effect declares."""
+    reply: T = yield effect
+    return reply

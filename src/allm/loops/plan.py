@@ -1,0 +1,307 @@
+"""Engine, input and call options made into one `Plan`: what a loop needs, with precedence settled.
+
+Precedence everywhere: call > request > engine > application defaults > library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from allm import providers
+from allm.data.freeform import json_value
+from allm.data.messages import Message, Thread, user
+from allm.data.requests import ModelRef, Request, ResponseFormat
+from allm.data.responses import StepResult
+from allm.engine import Engine, application, as_tools, merge_tools, reference, refuse_secret_headers
+from allm.errors import ConfigurationError, ValidationError
+from allm.keys import UNSET, KeyRing
+from allm.limits import Limits, Timeouts
+from allm.options import LOOP_PARAMS, NAMES, REQUEST_FIELDS, ToolErrorPolicy, check_names
+from allm.ports import CallContext
+from allm.retry import NO_RETRY, RetryPolicy
+from allm.schemas import schema_of
+from allm.tools import Tool
+from allm.validation import validate
+
+
+class View(Struct, frozen=True):
+    """What of a run's events is shown; never changes the result."""
+
+    emit_text_deltas: bool = True
+    emit_tool_deltas: bool = True
+    include_raw_chunks: bool = False
+    on_event: Callable[..., Any] | None = None
+    observers: tuple[Any, ...] = ()
+    raise_on_error: bool = True
+
+    @property
+    def filters(self) -> bool:
+        return not (self.emit_text_deltas and self.emit_tool_deltas and self.include_raw_chunks)
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """One run, decided. `request` is the template of every model call; `base` the thread it starts with.
+
+    Holds no key: the ring is beside it, for the driver.
+    """
+
+    engine: Engine
+    adapter: Any
+    ref: ModelRef
+    request: Request
+    base: Thread
+    tools: dict[str, Tool]
+    ctx: CallContext
+    retry: RetryPolicy
+    timeouts: Timeouts
+    limits: Limits
+    view: View
+    mode: str = "auto"
+    max_turns: int = 8
+    halt_when: Callable[[StepResult], bool] | None = None
+    on_tool_error: ToolErrorPolicy = "continue"
+    tool_timeout: float | None = 30.0
+    max_concurrency: int | None = None
+    tool_executor: Any = None
+    tool_result_encoder: Any = None
+    context: dict[str, Any] = {}
+    session_id: str | None = None
+    request_id: str | None = None
+    revision: int = 0
+
+
+def make_plan(
+    engine: Engine,
+    input: Any,
+    options: Mapping[str, Any],
+    *,
+    session_context: Mapping[str, Any] | None = None,
+    session_id: str | None = None,
+    revision: int = 0,
+) -> tuple[Plan, KeyRing]:
+    """Check everything that can be checked before anything is sent; all mistakes raise here."""
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"the first argument is the Engine, not {type(engine).__name__!r}")
+    check_names(options, NAMES, "option")
+    given, base = read_input(input)
+    model = _first(
+        options.get("model"), given.model if given else None, engine.model, application.get("model")
+    )
+    adapter = _first(engine.adapter, application.get("adapter"))
+    ref = _placed(reference(_text(model), adapter))
+    adapter = _resolved(engine, adapter, ref)
+    tools = _tools(engine, given, options)
+    request = _request(engine, given, base, ref, tools, options)
+    validate(request)
+    ring = KeyRing(options.get("api_key", UNSET), trusted=engine.trusted)
+    timeouts = _first(options.get("timeouts"), _set(engine.timeouts), application.get("timeouts"), Timeouts())
+    limits = _first(options.get("limits"), _set(engine.limits), application.get("limits"), Limits())
+    session_id = options.get("session_id", session_id)
+    loop = _loop_options(engine, options)
+    view = View(
+        emit_text_deltas=loop.pop("emit_text_deltas", True),
+        emit_tool_deltas=loop.pop("emit_tool_deltas", True),
+        include_raw_chunks=loop.pop("include_raw_chunks", False),
+        on_event=options.get("on_event"),
+        observers=(*engine.observers, *options.get("observers", ())),
+        raise_on_error=loop.pop("raise_on_error", True),
+    )
+    plan = Plan(
+        engine=engine,
+        adapter=adapter,
+        ref=ref,
+        request=request,
+        base=base,
+        tools={item.name: item for item in tools},
+        ctx=_call_context(engine, options, timeouts, limits),
+        retry=_retry(engine, options),
+        timeouts=timeouts,
+        limits=limits,
+        view=view,
+        tool_timeout=loop.pop("tool_timeout", timeouts.tool),
+        tool_executor=_first(options.get("tool_executor"), engine.tool_executor),
+        tool_result_encoder=_first(options.get("tool_result_encoder"), engine.tool_result_encoder),
+        context={**engine.context, **(session_context or {}), **options.get("context", {})},
+        halt_when=options.get("halt_when"),
+        session_id=session_id,
+        request_id=options.get("request_id"),
+        revision=revision,
+        **loop,
+    )
+    _check_loop(plan)
+    ring.check(_key_rule(plan))
+    return plan, ring
+
+
+def read_input(input: Any) -> tuple[Request | None, Thread]:
+    """A string, a message, messages, a `Thread` or a `Request` as (request or None, thread)."""
+    if isinstance(input, Request):
+        return input, Thread(input.messages)
+    if isinstance(input, Thread):
+        return None, input
+    if isinstance(input, str):
+        return None, Thread((user(input),))
+    if isinstance(input, Message):
+        return None, Thread((input,))
+    if isinstance(input, Iterable) and not isinstance(input, bytes | Mapping):
+        messages = tuple(input)
+        if all(isinstance(message, Message) for message in messages):
+            return None, Thread(messages)
+        wrong = next(i for i, message in enumerate(messages) if not isinstance(message, Message))
+        problem = (f"messages[{wrong}]", f"not_a_message_but_{type(messages[wrong]).__name__}")
+        raise ValidationError.of("the input cannot be used", problem)
+    raise ValidationError.of("the input cannot be used", ("input", f"type_{type(input).__name__}"))
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _set(value: Struct) -> Any:
+    """`None` where an engine's policy is the library's default, so that the application's counts."""
+    return None if value == type(value)() else value
+
+
+def _placed(ref: ModelRef) -> ModelRef:
+    """`compatible:groq/llama` is `groq:llama`."""
+    return ModelRef(*providers.split_model(ref.provider, ref.id))
+
+
+def _text(model: Any) -> str | None:
+    return Engine(model).model if model is not None else None
+
+
+def _resolved(engine: Engine, adapter: Any, ref: ModelRef) -> Any:
+    if adapter is not None and not isinstance(adapter, str):
+        return adapter
+    return resolved(ref.provider, engine)
+
+
+_playing: dict[str, Any] = {}
+_MAX_PLAYING = 1024
+
+
+def resolved(provider: str, engine: Engine) -> Any:
+    """The adapter of that name. A fake's cursor belongs to its engine, so each engine has its own."""
+    if provider != "fake":
+        return providers.resolve(provider)
+    adapter = _playing.get(engine.id)
+    if adapter is None:
+        while len(_playing) >= _MAX_PLAYING:
+            _playing.pop(next(iter(_playing)))
+        adapter = _playing.setdefault(engine.id, providers.resolve(provider))
+    return adapter
+
+
+def _tools(engine: Engine, given: Request | None, options: Mapping[str, Any]) -> tuple[Tool, ...]:
+    tools = merge_tools(application.get("tools", ()), engine.tools)
+    if given is not None:
+        tools = merge_tools(tools, as_tools(given.tools))
+    return merge_tools(tools, as_tools(options.get("tools", ())))
+
+
+def _request(
+    engine: Engine,
+    given: Request | None,
+    base: Thread,
+    ref: ModelRef,
+    tools: tuple[Tool, ...],
+    options: Mapping[str, Any],
+) -> Request:
+    levels: list[Mapping[str, Any]] = [application.get("params", {})]
+    levels.append({"system": engine.system} if engine.system is not None else {})
+    levels.append(engine.params)
+    if given is not None:
+        levels.append(
+            {name: value for name in REQUEST_FIELDS if (value := getattr(given, name)) not in (None, {}, ())}
+        )
+    levels.append(options)
+    fields: dict[str, Any] = {}
+    for level in levels:
+        for name in REQUEST_FIELDS:
+            if name not in level:
+                continue
+            value = level[name]
+            fields[name] = {**fields.get(name, {}), **value} if name in ("options", "metadata") else value
+    stop = fields.get("stop")
+    fields["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    fields["response_format"] = response_format(fields.get("response_format"))
+    return Request(
+        messages=base.messages, model=ref.id or None, tools=tuple([item.spec for item in tools]), **fields
+    )
+
+
+def response_format(value: Any) -> ResponseFormat | None:
+    """`json_schema(...)`, `"json_object"`, `"text"`, a JSON-like dict, or a Python type."""
+    if value is None or isinstance(value, ResponseFormat):
+        return value
+    if value in ("text", "json_object"):
+        return ResponseFormat(value)
+    if isinstance(value, Mapping):
+        inner = value.get("json_schema") if isinstance(value.get("json_schema"), Mapping) else value
+        if value.get("type") in ("text", "json_object"):
+            return ResponseFormat(str(value["type"]))
+        if value.get("type") == "json_schema" and isinstance(inner, Mapping) and "schema" in inner:
+            return ResponseFormat(
+                "json_schema", inner.get("name", "response"), inner["schema"], inner.get("strict", True)
+            )
+        raise ValidationError.of("invalid request", ("response_format", "invalid_shape"))
+    if isinstance(value, str):
+        raise ValidationError.of("invalid request", ("response_format", "invalid_shape"))
+    name = getattr(value, "__name__", "response")
+    return ResponseFormat(
+        "json_schema", "".join(c if c.isalnum() else "_" for c in name)[:64], schema_of(value)
+    )
+
+
+def _call_context(
+    engine: Engine, options: Mapping[str, Any], timeouts: Timeouts, limits: Limits
+) -> CallContext:
+    called = json_value(options.get("adapter_options", {}), "adapter_options")
+    refuse_secret_headers(called)
+    merged = {**application.get("adapter_options", {}), **engine.adapter_options, **called}
+    base_url = _first(
+        called.get("base_url"), engine.base_url, merged.get("base_url"), application.get("base_url")
+    )
+    return CallContext(base_url=base_url, adapter_options=merged, timeouts=timeouts, limits=limits)
+
+
+def _retry(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
+    chosen = (
+        options["retry"]
+        if "retry" in options
+        else _first(_set(engine.retry), application.get("retry"), RetryPolicy())
+    )
+    return chosen or NO_RETRY
+
+
+def _loop_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
+    levels = (application.get("params", {}), engine.params, options)
+    return {name: level[name] for level in levels for name in LOOP_PARAMS if name in level}
+
+
+def _check_loop(plan: Plan) -> None:
+    if type(plan.max_turns) is not int or plan.max_turns < 1:
+        raise ValidationError.of("invalid option", ("max_turns", "must_be_a_positive_integer"))
+    if plan.mode not in ("auto", "manual"):
+        raise ValidationError.of("invalid option", ("mode", "must_be_auto_or_manual"))
+    if plan.on_tool_error not in ("continue", "halt") and not callable(plan.on_tool_error):
+        raise ValidationError.of("invalid option", ("on_tool_error", "must_be_continue_halt_or_a_function"))
+    if plan.max_concurrency is not None and plan.max_concurrency < 1:
+        raise ValidationError.of("invalid option", ("max_concurrency", "must_be_positive"))
+
+
+def _key_rule(plan: Plan) -> Any:
+    """The rule of the key that the adapter needs; encoding is pure, so it can be asked beforehand."""
+    if hasattr(plan.adapter, "encode"):
+        return plan.adapter.encode(plan.request, plan.ctx).key
+    return getattr(plan.adapter, "key", None)
+
+
+def next_request(plan: Plan, thread: Thread) -> Request:
+    """The template with the thread as it stands now."""
+    return replace(plan.request, messages=thread.messages)

@@ -1,0 +1,192 @@
+"""The protocols users may implement, and the small values that cross them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from allm.data.content import ToolCall
+from allm.data.events import Event
+from allm.data.failure import ErrorInfo
+from allm.data.requests import Request
+from allm.data.responses import Response
+from allm.limits import Limits, Timeouts
+
+
+class KeyRule(Struct, frozen=True):
+    """Where a provider's key comes from and where it goes on the wire.
+
+    `name` is the provider's name in the key stores; `variables` are environment variables, first
+    wins. The driver writes `prefix + key` into `header`. `required=False`: sent where it is found.
+    """
+
+    name: str
+    variables: tuple[str, ...]
+    header: str = "authorization"
+    prefix: str = "Bearer "
+    required: bool = True
+
+
+class HttpRequest(Struct, frozen=True):
+    """A request without its key: the driver adds that when it opens the connection."""
+
+    url: str
+    body: bytes = b""
+    headers: dict[str, str] = {}
+    key: KeyRule | None = None
+    method: str = "POST"
+
+
+class HttpHead(Struct, frozen=True):
+    """Status and headers of an answer; header names in lower case."""
+
+    status: int
+    headers: dict[str, str] = {}
+
+
+class CallContext(Struct, frozen=True, kw_only=True):
+    """What an adapter may know of a call beside the request.
+
+    `id` names the effect (`<run>/<revision>/model`). `api_key` is set for in-process adapters
+    only, by the driver. `cancelled()` turns true when nobody waits for the answer any more.
+    """
+
+    id: str = ""
+    base_url: str | None = None
+    adapter_options: dict[str, Any] = {}
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    api_key: str | None = None
+    cancelled: Any = bool  # Callable[[], bool]; bool() is False
+
+    def __repr__(self) -> str:
+        return f"CallContext(id={self.id!r})"
+
+
+class Decoder(Protocol):
+    """Bytes of one answer into events. It never raises for what a server sends.
+
+    The last event of a whole answer is `MessageCompleted`, whose response holds all but the message
+    (the fold fills that in); the last event of a failed one is `StreamFailed`. After either, `feed`
+    and `end` return nothing. `end` is called when the body has ended; where the provider had not
+    said that the answer was complete it gives `StreamFailed` with `stream_interrupted`.
+    """
+
+    def feed(self, data: bytes) -> list[Event]: ...
+    def end(self) -> list[Event]: ...
+
+
+@runtime_checkable
+class WireAdapter(Protocol):
+    """A provider as three pure parts. It opens nothing and never sees a key."""
+
+    name: str
+
+    def encode(self, request: Request, ctx: CallContext) -> HttpRequest: ...
+    def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder: ...
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo: ...
+
+
+class Adapter(Protocol):
+    """A provider that runs in this process or behind its own SDK: `complete`, optionally `stream`,
+    or their awaited twins `acomplete` and `astream`. A blocking one runs on a worker thread under
+    `allm.aio`."""
+
+    name: str
+
+    def complete(self, request: Request, ctx: CallContext) -> Response: ...
+
+
+class StreamAdapter(Adapter, Protocol):
+    def stream(self, request: Request, ctx: CallContext) -> Iterator[Event]: ...
+
+
+class AsyncStreamAdapter(Protocol):
+    name: str
+
+    def astream(self, request: Request, ctx: CallContext) -> AsyncIterator[Event]: ...
+
+
+class Transport(Protocol):
+    """Blocking HTTP: one open answer at a time, made by `open`.
+
+    `key_header` is the name and value of the header that carries the key; it is in no error.
+    `on_connection` is called at once with a function that ends this `open` from another thread.
+    """
+
+    def open(
+        self,
+        request: HttpRequest,
+        timeouts: Timeouts,
+        key_header: tuple[str, str] | None = None,
+        on_connection: Callable[[Callable[[], None]], None] | None = None,
+    ) -> Body: ...
+    def close(self) -> None: ...
+
+
+class Body(Protocol):
+    """An answer that is being read. `read` gives what has come, `b""` at the end; `timeout` is
+    seconds for this one read. `cancel` may be called from any thread and ends a waiting `read`."""
+
+    head: HttpHead
+
+    def read(self, timeout: float | None) -> bytes: ...
+    def close(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class AsyncTransport(Protocol):
+    async def open(
+        self, request: HttpRequest, timeouts: Timeouts, key_header: tuple[str, str] | None = None
+    ) -> AsyncBody: ...
+    async def aclose(self) -> None: ...
+
+
+class AsyncBody(Protocol):
+    head: HttpHead
+
+    async def read(self, timeout: float | None) -> bytes: ...
+    async def aclose(self) -> None: ...
+
+
+class ToolExecutor(Protocol):
+    """Runs a tool's handler; what it returns is treated like the handler's own return."""
+
+    def execute(self, tool: Any, call: ToolCall, context: Any) -> Any: ...
+
+
+class ToolResultEncoder(Protocol):
+    """A handler's return as the content of a tool message: text, or parts."""
+
+    def encode(self, value: Any) -> Any: ...
+
+
+class KeySource(Protocol):
+    """Asked at each open for the key of `provider`; `origin` is scheme, host and port."""
+
+    def __call__(self, provider: str, origin: str) -> str | Awaitable[str | None] | None: ...
+
+
+class Observer(Protocol):
+    """Sees every event and the spans around effects; sync, before the filters."""
+
+    def event(self, event: Event, ctx: Any) -> None: ...
+    def span_started(self, span: Any) -> None: ...
+    def span_ended(self, span: Any) -> None: ...
+
+
+class ImageAdapter(Protocol):
+    name: str
+
+    def generate_image(self, request: Any, ctx: CallContext) -> Any: ...
+
+
+class EmbeddingAdapter(Protocol):
+    name: str
+
+    def embed(self, request: Any, ctx: CallContext) -> Any: ...
+
+
+Events = Iterable[Event]

@@ -1,0 +1,1 @@
+"""OpenAI: Chat Completions, the dialect that most other servers speak as well."""

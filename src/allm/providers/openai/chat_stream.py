@@ -1,0 +1,806 @@
+"""The answers of Chat Completions into events: server-sent events, or one JSON body.
+
+Typed structs name the fields that are used and nothing else; unknown fields, words and items pass.
+What servers of this dialect do differently from each other is handled here by looking at the data,
+never by the name of the server.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from math import isfinite
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from allm.data.content import (
+    AudioPart,
+    Image,
+    ImagePart,
+    Origin,
+    ReasoningPart,
+    ToolCall,
+    parsed_call,
+)
+from allm.data.events import (
+    Event,
+    MessageCompleted,
+    MessageStarted,
+    RawChunk,
+    ReasoningCompleted,
+    ReasoningDelta,
+    StreamFailed,
+    TextCompleted,
+    TextDelta,
+    ToolCallCompleted,
+    ToolCallDelta,
+    ToolCallStarted,
+    UsageReported,
+)
+from allm.data.failure import RETRYABLE, ErrorInfo
+from allm.data.freeform import json_value
+from allm.data.requests import Request
+from allm.data.responses import Response, Usage
+from allm.errors import LimitExceededError, ValidationError
+from allm.limits import Limits
+from allm.ports import HttpHead
+from allm.providers.openai.errors import read_refusal, redacted, refused, request_id
+from allm.providers.sse import EventSplitter, ServerEvent
+
+
+class _Function(Struct, gc=False):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    input: str | None = None  # of a custom tool
+
+
+class _Call(Struct, gc=False):
+    index: int | None = None
+    id: Any = None
+    type: str | None = None
+    function: _Function | None = None
+    custom: _Function | None = None
+    extra_content: Any = None  # Gemini's signatures, which must go back
+
+
+class _Delta(Struct, gc=False):
+    content: str | list[Any] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_details: list[dict[str, Any]] | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+    refusal: str | None = None
+    images: list[Any] | None = None
+    audio: Any = None
+    annotations: Any = None
+    executed_tools: Any = None
+    extra_content: Any = None
+
+
+class _Choice(Struct, gc=False):
+    index: int | None = 0
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+    error: Any = None
+
+
+class _Groq(Struct, gc=False):
+    usage: dict[str, Any] | None = None
+
+
+class _Chunk(Struct, gc=False):
+    id: Any = None
+    model: Any = None
+    object: Any = None
+    choices: list[_Choice] | None = None
+    usage: dict[str, Any] | None = None
+    x_groq: _Groq | None = None
+    error: Any = None
+    citations: Any = None
+    search_results: Any = None
+    service_tier: Any = None
+    system_fingerprint: Any = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+
+_FINISH = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "error": "error",
+}
+_METADATA = ("citations", "search_results", "service_tier")
+_SSE_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def read_chunk(data: bytes) -> _Chunk:
+    """One payload, strictly; where that fails, once more leniently.
+
+    Lenient: lone surrogates become U+FFFD, NaN passes where it is not used, numbers may be text.
+    Raises `ValueError` (of which msgspec's errors are a kind) or `RecursionError`.
+    """
+    try:
+        return _CHUNK.decode(data)
+    except (msgspec.DecodeError, UnicodeError):
+        return msgspec.convert(_lenient(data), _Chunk, strict=False)
+
+
+def _lenient(data: bytes) -> Any:
+    import json
+
+    return _encodable(json.loads(data.decode("utf-8")))
+
+
+def _encodable(value: Any) -> Any:
+    """`value` with lone surrogates replaced, so that all of its text can be encoded."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if _lone(value) else value
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value
+
+
+def _lone(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON data, or `None` where it holds what JSON cannot."""
+    try:
+        return json_value(value)
+    except (ValidationError, RecursionError):
+        return None
+
+
+class _Text:
+    """An open part of text or reasoning."""
+
+    __slots__ = ("details", "field", "index", "kind", "pieces")
+
+    def __init__(self, kind: str, index: int) -> None:
+        self.kind = kind
+        self.index = index
+        self.pieces: list[str] = []
+        self.details: list[dict[str, Any]] = []
+        self.field = ""  # where on the wire the reasoning stood
+
+
+class _Slot:
+    """An open tool call."""
+
+    __slots__ = ("data", "id", "index", "kind", "name", "pieces", "started", "wire_id")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.id = ""
+        self.wire_id = ""
+        self.name = ""
+        self.kind = "function"
+        self.pieces: list[str] = []
+        self.data: dict[str, Any] = {}
+        self.started = False
+
+
+class ChatDecoder:
+    """Decodes one answer. Whether it is a stream or one body is seen from its first bytes."""
+
+    def __init__(self, provider: str, request: Request, head: HttpHead, limits: Limits) -> None:
+        self._provider = provider
+        self._request = request
+        self._head = head
+        self._limits = limits
+        self._type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._mode = ""  # "sse", "json" or "text", once known
+        self._start = b""
+        self._body: list[bytes] = []
+        self._size = 0
+        self._splitter = EventSplitter(limits.event)
+        self._turn = _Turn(provider, request)
+        self._over = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        if self._over:
+            return []
+        if self._mode == "sse":
+            return self._stream(data)
+        return self._undecided(data) if not self._mode else self._collect(data)
+
+    def end(self) -> list[Event]:
+        if self._over:
+            return []
+        events: list[Event] = []
+        if not self._mode and self._start:
+            self._decide(final=True)
+            events = self.feed(self._take_start())
+        return events + self._ended()
+
+    def _ended(self) -> list[Event]:
+        if self._over:
+            return []
+        if not self._mode:
+            return self._nothing()
+        if self._mode != "sse":
+            return self._whole()
+        events = self._events(self._splitter.end)
+        return events if self._over else events + self._stream_ended()
+
+    def _take_start(self) -> bytes:
+        data, self._start = self._start, b""
+        return data
+
+    def _undecided(self, data: bytes) -> list[Event]:
+        self._start = (self._start + data).removeprefix(b"\xef\xbb\xbf").lstrip()
+        self._decide(final=False)
+        return self.feed(self._take_start()) if self._mode else []
+
+    def _decide(self, final: bool) -> None:
+        start = self._start
+        if not start or (len(start) < 3 and b"\xef\xbb\xbf".startswith(start) and not final):
+            return
+        if start.startswith((b"{", b"[")):
+            self._mode = "json"
+        elif start.startswith(b"<"):
+            self._mode = "text"
+        elif self._type == "text/event-stream" or start.startswith(_SSE_STARTS):
+            self._mode = "sse"
+        elif final or len(start) >= 6:
+            self._mode = "json" if self._type.endswith("json") else "text"
+
+    def _collect(self, data: bytes) -> list[Event]:
+        self._size += len(data)
+        if self._size > self._limits.body:
+            self._body = []
+            return self._failed("limit_exceeded", f"the answer is larger than {self._limits.body} bytes")
+        self._body.append(data)
+        return []
+
+    def _nothing(self) -> list[Event]:
+        if self._type == "text/event-stream" and self._head.status != 204:
+            return self._failed("stream_interrupted", "the stream ended before its first event")
+        return self._failed("protocol_error", f"an empty answer with status {self._head.status}")
+
+    def _whole(self) -> list[Event]:
+        data = b"".join(self._body)
+        if self._mode == "text":
+            shown = redacted(data[:600].decode("utf-8", "replace"), 200)
+            kind = self._type or "no content type"
+            return self._failed(
+                "protocol_error", f"the answer is neither JSON nor a stream ({kind}): {shown}"
+            )
+        try:
+            if data.startswith(b"["):
+                return self._refused(msgspec.json.decode(data))
+            chunk = read_chunk(data)
+        except (ValueError, RecursionError) as error:
+            return self._malformed(error, data)
+        events = self._chunk(chunk, data, whole=True)
+        if self._over:
+            return events
+        if not chunk.choices:
+            return events + self._failed("malformed_response", "the answer has no choices: " + _excerpt(data))
+        return events + self._completed()
+
+    def _stream(self, data: bytes) -> list[Event]:
+        return self._events(lambda: self._splitter.feed(data))
+
+    def _events(self, split: Any) -> list[Event]:
+        try:
+            pairs: list[ServerEvent] = split()
+        except LimitExceededError as error:
+            return self._failed("limit_exceeded", error.info.message)
+        events: list[Event] = []
+        for name, data in pairs:
+            if data == b"[DONE]" or data.strip() == b"[DONE]":
+                return events + self._stream_ended()
+            try:
+                chunk = read_chunk(data)
+                if name == "error":
+                    return events + self._refused(_builtins(data))
+                events += self._chunk(chunk, data, whole=False)
+            except (ValueError, RecursionError) as error:
+                return events + self._malformed(error, data)
+            if self._over:
+                break
+        return events
+
+    def _stream_ended(self) -> list[Event]:
+        if self._turn.finish is None:
+            return self._failed("stream_interrupted", "the stream ended without a finish reason")
+        return self._completed()
+
+    def _chunk(self, chunk: _Chunk, data: bytes, whole: bool) -> list[Event]:
+        turn = self._turn
+        events: list[Event] = []
+        if chunk.error is not None and chunk.error != {} and chunk.error != "":
+            events += turn.read(chunk, whole)
+            return events + self._refused(_builtins(data))
+        if not chunk.choices and (chunk.object == "error" or (chunk.choices is None and _is_refusal(data))):
+            return self._refused(_builtins(data))
+        events = turn.read(chunk, whole)
+        error = turn.error
+        if error is not None:
+            return events + self._refused({"error": error})
+        if turn.unknown:
+            turn.unknown = False
+            events.append(RawChunk(_plain(_builtins(data))))
+        return events
+
+    def _completed(self) -> list[Event]:
+        if self._turn.finish == "error":
+            return self._failed(
+                "provider_error", "the provider ended the answer with the finish reason 'error'"
+            )
+        self._over = True
+        return self._turn.complete(request_id(self._head.headers))
+
+    def _refused(self, value: Any) -> list[Event]:
+        headers = self._head.headers
+        info = refused(self._provider, self._head.status, headers, read_refusal(value), "stream")
+        return self._fail(info)
+
+    def _malformed(self, error: Exception, data: bytes) -> list[Event]:
+        why = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+        return self._failed("malformed_response", f"{redacted(why, 200)}: {_excerpt(data)}")
+
+    def _failed(self, reason: str, message: str) -> list[Event]:
+        info = ErrorInfo(
+            reason=reason,
+            message=message,
+            provider=self._provider,
+            status=self._head.status,
+            request_id=request_id(self._head.headers),
+            retryable=reason in RETRYABLE,
+            phase="stream",
+        )
+        return self._fail(info)
+
+    def _fail(self, info: ErrorInfo) -> list[Event]:
+        self._over = True
+        model = self._turn.model or self._request.model
+        return [*self._turn.reported(), StreamFailed(msgspec.structs.replace(info, model=model))]
+
+
+def _is_refusal(data: bytes) -> bool:
+    """Whether a payload without choices is an error that lacks the `error` key."""
+    value = _builtins(data)
+    return isinstance(value, dict) and ("detail" in value or ("message" in value and "code" in value))
+
+
+def _builtins(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError):
+        return _lenient(data)
+
+
+def _excerpt(data: bytes) -> str:
+    return redacted(data[:800].decode("utf-8", "replace"), 200)
+
+
+class _Turn:
+    """What the chunks of one answer have said so far."""
+
+    def __init__(self, provider: str, request: Request) -> None:
+        self._request = request
+        self._provider = provider
+        self.model: str | None = None
+        self.id: str | None = None
+        self.finish: str | None = None
+        self.error: Any = None
+        self.unknown = False
+        self._started = False
+        self._count = 0  # parts so far; the next one's index
+        self._open: _Text | None = None
+        self._calls: list[_Slot] = []
+        self._by_index: dict[int, _Slot] = {}
+        self._used: set[str] | None = None
+        self._usage: dict[str, Any] | None = None
+        self._refusal: list[str] = []
+        self._audio: dict[str, Any] | None = None
+        self._provider_data: dict[str, Any] = {}
+        self._metadata: dict[str, Any] = {}
+
+    def read(self, chunk: _Chunk, whole: bool) -> list[Event]:
+        if not self.id and chunk.id:
+            self.id = str(chunk.id)
+        if not self.model and chunk.model:
+            self.model = str(chunk.model)
+        if chunk.usage:
+            self._usage = chunk.usage
+        elif chunk.x_groq is not None and chunk.x_groq.usage:
+            self._usage = chunk.x_groq.usage
+        for name in _METADATA:
+            value = getattr(chunk, name)
+            if value:
+                self._metadata[name] = value
+        if chunk.system_fingerprint:
+            self._provider_data["system_fingerprint"] = chunk.system_fingerprint
+        if not chunk.choices:
+            self.unknown = not whole and not chunk.usage and chunk.x_groq is None and chunk.error is None
+            return []
+        events: list[Event] = []
+        if not self._started:
+            self._started = True
+            events.append(MessageStarted(self.id, self.model))
+        for choice in chunk.choices:
+            if choice.index:
+                self.unknown = True  # a second choice: shown as it came, not folded
+            else:
+                self._choice(choice, whole, events)
+        return events
+
+    def _choice(self, choice: _Choice, whole: bool, events: list[Event]) -> None:
+        delta = choice.delta
+        if delta is None and (whole or not self._count):
+            delta = choice.message
+        if delta is not None:
+            self._delta(delta, events)
+        if choice.finish_reason or (whole and choice.finish_reason is not None):
+            self.finish = choice.finish_reason
+        if choice.error is not None and choice.error != {}:
+            self.error = choice.error
+        if choice.logprobs is not None:
+            self._extend("logprobs", _logprobs(choice.logprobs))
+
+    def _delta(self, delta: _Delta, events: list[Event]) -> None:
+        reasoning = delta.reasoning_content or delta.reasoning
+        if reasoning or delta.reasoning_details:
+            field = "reasoning_content" if delta.reasoning_content else "reasoning"
+            self._reasoning(reasoning or "", field, delta.reasoning_details, events)
+        content = delta.content
+        if content:
+            if isinstance(content, str):
+                self._text(content, events)
+            else:
+                self._items(content, events)
+        if delta.tool_calls:
+            for call in delta.tool_calls:
+                self._call(call, events)
+        if delta.function_call is not None:
+            self._legacy_call(delta.function_call, events)
+        if delta.refusal:
+            self._refusal.append(delta.refusal)
+        if delta.images:
+            for item in delta.images:
+                self._image(item, events)
+        self._rare(delta, events)
+
+    def _rare(self, delta: _Delta, events: list[Event]) -> None:
+        if isinstance(delta.audio, dict):
+            self._audio_piece(delta.audio)
+        if delta.annotations:
+            self._extend("annotations", delta.annotations)
+        if delta.executed_tools:
+            self._extend("executed_tools", delta.executed_tools)
+        if delta.extra_content:
+            self._provider_data["extra_content"] = delta.extra_content
+
+    def _extend(self, name: str, items: Any) -> None:
+        if isinstance(items, list):
+            self._metadata.setdefault(name, []).extend(items)
+
+    def _part(self, kind: str, events: list[Event]) -> _Text:
+        """The open part of `kind`; another kind that is open ends here."""
+        part = self._open
+        if part is None or part.kind != kind:
+            self._close(events)
+            part = self._open = _Text(kind, self._next())
+        return part
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count - 1
+
+    def _text(self, text: str, events: list[Event]) -> None:
+        part = self._part("text", events)
+        part.pieces.append(text)
+        events.append(TextDelta(text, part.index))
+
+    def _reasoning(
+        self, text: str, field: str, details: list[dict[str, Any]] | None, events: list[Event]
+    ) -> None:
+        if not text and details:
+            text = "".join([_detail_text(detail) for detail in details])
+        part = self._part("reasoning", events)
+        part.field = part.field or field
+        for detail in details or ():
+            _merge_detail(part.details, detail)
+        if text:
+            part.pieces.append(text)
+            events.append(ReasoningDelta(text, part.index))
+
+    def _items(self, items: list[Any], events: list[Event]) -> None:
+        """Content as a list of parts: Mistral's thinking, text and references."""
+        for item in items:
+            kind = item.get("type") if isinstance(item, dict) else None
+            if isinstance(item, str):
+                self._text(item, events)
+            elif kind in ("text", "output_text") and isinstance(item.get("text"), str):
+                if item["text"]:
+                    self._text(item["text"], events)
+            elif kind == "thinking":
+                text = _thinking(item.get("thinking"))
+                if text:
+                    self._reasoning(text, "thinking", None, events)
+            elif kind == "image_url":
+                self._image(item, events)
+            else:
+                events.append(RawChunk(_plain(item)))
+
+    def _image(self, item: Any, events: list[Event]) -> None:
+        source = item.get("image_url") if isinstance(item, dict) else None
+        url = source.get("url") if isinstance(source, dict) else source
+        if not isinstance(url, str) or not url:
+            events.append(RawChunk(_plain(item)))
+            return
+        try:
+            image = Image.from_data_uri(url) if url.startswith("data:") else Image.from_url(url)
+        except ValidationError:
+            events.append(RawChunk(_plain(item)))
+            return
+        self._close(events)
+        part = ImagePart(image, origin=self._origin())
+        events.append(RawChunk({"type": "image", "mime_type": image.mime_type}, self._next(), part))
+
+    def _audio_piece(self, piece: dict[str, Any]) -> None:
+        """Sound comes in pieces, each encoded for itself; an empty object is a placeholder."""
+        if not any(piece.get(name) for name in ("id", "data", "transcript")):
+            return
+        audio = self._audio
+        if audio is None:
+            audio = self._audio = {"index": self._next(), "id": None, "data": b"", "transcript": ""}
+        audio["id"] = audio["id"] or piece.get("id")
+        try:
+            audio["data"] += b64decode(piece.get("data") or "", validate=True)
+        except (Base64Error, ValueError, TypeError):
+            self._metadata["audio_undecodable"] = True
+        audio["transcript"] += str(piece.get("transcript") or "")
+
+    def _legacy_call(self, function: _Function, events: list[Event]) -> None:
+        if function.name or function.arguments:
+            self._call(_Call(index=-1, function=function), events)
+
+    def _call(self, call: _Call, events: list[Event]) -> None:
+        custom = call.function is None and call.custom is not None
+        function = (call.custom if custom else call.function) or _Function()
+        wire_id = str(call.id) if call.id not in (None, "") else ""
+        text = function.input if custom else function.arguments
+        if isinstance(text, dict):
+            text = msgspec.json.encode(text).decode()
+        slot = self._slot(call.index, wire_id, function.name or "", text or "", events)
+        if custom:
+            slot.kind = "custom"
+        if call.extra_content:
+            slot.data["extra_content"] = call.extra_content
+        if not slot.started and slot.name:
+            self._start(slot, events)
+        if text:
+            slot.pieces.append(text)
+            if slot.started:
+                events.append(ToolCallDelta(slot.id, text))
+
+    def _slot(self, index: int | None, wire_id: str, name: str, text: str, events: list[Event]) -> _Slot:
+        """The call that a delta belongs to, by its index, its id, or its place.
+
+        Servers leave out the index, the id or both; repeat id and name in every delta; give several
+        calls one index. A delta with a name of its own and another id starts another call, and so
+        does one without id whose predecessor is whole.
+        """
+        slot = self._by_index.get(index) if index is not None else None
+        if index is None and self._calls:
+            same = [known for known in self._calls if wire_id and known.wire_id == wire_id]
+            slot = same[0] if same else self._calls[-1]
+        if slot is not None and name and slot.name and self._is_another(slot, wire_id, text, index):
+            slot = None
+        if slot is None:
+            self._close(events)
+            slot = _Slot(self._next())
+            self._calls.append(slot)
+        if index is not None:
+            self._by_index[index] = slot
+        slot.wire_id = slot.wire_id or wire_id
+        slot.name = slot.name or name
+        return slot
+
+    def _is_another(self, slot: _Slot, wire_id: str, text: str, index: int | None) -> bool:
+        if wire_id and slot.wire_id:
+            return wire_id != slot.wire_id
+        if index is None:
+            return True
+        return (
+            text.lstrip().startswith("{")
+            and parsed_call("", "", "".join(slot.pieces)).arguments_invalid is False
+        )
+
+    def _start(self, slot: _Slot, events: list[Event]) -> None:
+        used = self._used_ids()
+        slot.id = slot.wire_id
+        number = len(self._calls) - 1
+        while not slot.id or slot.id in used:
+            slot.id = f"call_{len(self._request.messages)}_{number}"
+            number += 1
+        used.add(slot.id)
+        slot.started = True
+        events.append(ToolCallStarted(slot.id, slot.name, slot.index))
+        if slot.pieces:
+            events.append(ToolCallDelta(slot.id, "".join(slot.pieces)))
+
+    def _used_ids(self) -> set[str]:
+        if self._used is None:
+            self._used = {call.id for message in self._request.messages for call in message.tool_calls}
+        return self._used
+
+    def _origin(self) -> Origin:
+        return Origin(self._provider, "chat", self.model or self._request.model or "")
+
+    def _close(self, events: list[Event]) -> None:
+        part, self._open = self._open, None
+        if part is None:
+            return
+        text = "".join(part.pieces)
+        if part.kind == "text":
+            events.append(TextCompleted(text, part.index))
+            return
+        data: dict[str, Any] = {"field": part.field}
+        signature = None
+        if part.details:
+            data["reasoning_details"] = [d for d in map(_plain, part.details) if d is not None]
+            signature = next(
+                (d["signature"] for d in part.details if isinstance(d.get("signature"), str)), None
+            )
+        whole = ReasoningPart(text, signature, provider_data=data, origin=self._origin())
+        events.append(ReasoningCompleted(text, part.index, whole))
+
+    def complete(self, request: str | None) -> list[Event]:
+        """The events that end the answer."""
+        events: list[Event] = []
+        self._close(events)
+        for slot in self._calls:
+            if not slot.started:
+                self._start(slot, events)
+            events.append(ToolCallCompleted(self._finished(slot), slot.index))
+        if self._audio is not None:
+            events.append(self._finished_audio(self._audio))
+        reported = self.reported()
+        usage = reported[0].usage if reported else None
+        response = Response(
+            id=self.id,
+            request_id=request,
+            provider=self._provider,
+            model=self.model or self._request.model,
+            finish_reason=self._finish_reason(),
+            raw_finish_reason=self.finish,
+            usage=usage,
+            refusal="".join(self._refusal) or None,
+            provider_data=_plain(self._provider_data) or {},
+            metadata=_plain(self._metadata) or {},
+        )
+        return [*events, *reported, MessageCompleted(response)]
+
+    def _finish_reason(self) -> str:
+        word = _FINISH.get(self.finish or "", "other")
+        return "tool_calls" if self._calls and word in ("stop", "other") else word
+
+    def _finished(self, slot: _Slot) -> ToolCall:
+        raw = "".join(slot.pieces)
+        data = _plain(slot.data) or {}
+        origin = self._origin() if data else None
+        if slot.kind == "custom":
+            return ToolCall(
+                slot.id, slot.name, {"input": raw}, raw, kind="custom", provider_data=data, origin=origin
+            )
+        return parsed_call(slot.id, slot.name, raw, provider_data=data, origin=origin)
+
+    def _finished_audio(self, audio: dict[str, Any]) -> Event:
+        asked = self._request.options.get("audio")
+        sound = str(asked.get("format") or "wav") if isinstance(asked, dict) else "wav"
+        id = str(audio["id"]) if audio["id"] else None
+        part = AudioPart(audio["data"], sound, id, audio["transcript"] or None, origin=self._origin())
+        return RawChunk({"type": "audio", "id": id}, audio["index"], part)
+
+    def reported(self) -> list[UsageReported]:
+        return [UsageReported(usage_of(self._usage))] if self._usage else []
+
+
+def usage_of(raw: dict[str, Any]) -> Usage:
+    """The counts of a `usage` object in the meaning of `Usage`."""
+    prompt_details, details = _object(raw, "prompt_tokens_details"), _object(raw, "completion_tokens_details")
+    prompt, output = _count(raw, "prompt_tokens"), _count(raw, "completion_tokens")
+    reasoning = _count(details, "reasoning_tokens")
+    if reasoning is None:
+        reasoning = _count(raw, "reasoning_tokens")
+    total = _count(raw, "total_tokens")
+    # xAI leaves the reasoning out of the completion count, and only the total tells.
+    if reasoning and output is not None and total == (prompt or 0) + output + reasoning:
+        output += reasoning
+    cost = raw.get("cost")
+    if isinstance(cost, dict):
+        cost = cost.get("total_cost")
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=output,
+        cached_input_tokens=_first(
+            _count(prompt_details, "cached_tokens"),
+            *(
+                _count(raw, name)
+                for name in ("prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
+            ),
+        ),
+        cache_write_input_tokens=_first(
+            _count(prompt_details, "cache_write_tokens"), _count(raw, "cache_creation_input_tokens")
+        ),
+        reasoning_tokens=reasoning,
+        total_tokens=total,
+        total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
+        raw=_plain(raw) or {},
+    )
+
+
+def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _count(value: dict[str, Any], name: str) -> int | None:
+    found = value.get(name)
+    if type(found) is float and found.is_integer():
+        found = int(found)
+    return found if type(found) is int and 0 <= found < 2**53 else None
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _logprobs(value: Any) -> Any:
+    return value.get("content") if isinstance(value, dict) else None
+
+
+def _thinking(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    items = value if isinstance(value, list) else []
+    return "".join([str(item.get("text") or "") for item in items if isinstance(item, dict)])
+
+
+def _detail_text(detail: dict[str, Any]) -> str:
+    for name in ("text", "summary"):
+        value = detail.get(name)
+        if isinstance(value, str):
+            return value
+    return ""
+
+
+def _merge_detail(details: list[dict[str, Any]], piece: dict[str, Any]) -> None:
+    """Append a piece of `reasoning_details`; pieces of the same item in a row are one item.
+
+    OpenRouter streams an item as pieces with the same type and index, the signature with the last.
+    """
+    last = details[-1] if details else None
+    if last is None or any(last.get(key) != piece.get(key) for key in ("type", "index")):
+        details.append(dict(piece))
+        return
+    for name, value in piece.items():
+        known = last.get(name)
+        if name in ("text", "summary", "data") and isinstance(known, str) and isinstance(value, str):
+            last[name] = known + value
+        elif value is not None:
+            last[name] = value

@@ -1,0 +1,134 @@
+"""Server-sent events: bytes in, `(event name or None, data)` pairs out. Pure and incremental.
+
+The line grammar is that of the WHATWG HTML standard, "Interpreting an event stream", with two
+differences: an event that lacks its final blank line is given at `end`, and a block that is bare
+JSON (an error that a server wrote into an open stream) is given as data.
+"""
+
+from __future__ import annotations
+
+from allm.errors import LimitExceededError
+
+ServerEvent = tuple[str | None, bytes]
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventSplitter:
+    """Splits one stream. `limit` is the size of one event in bytes, framing included.
+
+    The work is linear in the bytes whatever the reads are: unfinished bytes are kept in pieces and
+    joined once, when the end of an event has come.
+    """
+
+    __slots__ = ("_after_cr", "_head", "_limit", "_overflow", "_pieces", "_size")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._head: bytes | None = b""  # the first bytes, until they are known to be a BOM or not
+        self._after_cr = False
+        self._overflow = False
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that these bytes complete.
+
+        Raises `LimitExceededError` for an event over the limit; events that came before it in the
+        same read are given first, and the next call raises.
+        """
+        if self._overflow:
+            raise self._too_large()
+        if self._head is not None:
+            data = self._skip_bom(data)
+        if self._after_cr or b"\r" in data:
+            data = self._line_feeds(data)
+        return self._blocks(data) if data else []
+
+    def end(self) -> list[ServerEvent]:
+        """What is left when the body has ended."""
+        if self._overflow:
+            raise self._too_large()
+        rest = (self._head or b"") + b"".join(self._pieces)
+        self._head, self._pieces, self._size = None, [], 0
+        return _events([rest]) if rest else []
+
+    def _skip_bom(self, data: bytes) -> bytes:
+        head = (self._head or b"") + data
+        if len(head) < len(_BOM) and _BOM.startswith(head):
+            self._head = head
+            return b""
+        self._head = None
+        return head.removeprefix(_BOM)
+
+    def _line_feeds(self, data: bytes) -> bytes:
+        """CRLF and CR as LF. A CR at the end of a read counts at once; an LF after it is dropped."""
+        if not data:
+            return data
+        ends_in_cr = data.endswith(b"\r")
+        if self._after_cr and data.startswith(b"\n"):
+            data = data[1:]
+        self._after_cr = ends_in_cr
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _blocks(self, data: bytes) -> list[ServerEvent]:
+        pieces = self._pieces
+        joined = bool(pieces) and data.startswith(b"\n") and pieces[-1].endswith(b"\n")
+        if not joined and b"\n\n" not in data:
+            pieces.append(data)
+            self._size += len(data)
+            if self._size > self._limit:
+                raise self._too_large()
+            return []
+        if pieces:
+            pieces.append(data)
+            data = b"".join(pieces)
+        blocks = data.split(b"\n\n")
+        rest = blocks.pop()
+        self._pieces, self._size = ([rest] if rest else []), len(rest)
+        if len(data) > self._limit:
+            return self._within_limit(blocks, rest)
+        return _events(blocks)
+
+    def _within_limit(self, blocks: list[bytes], rest: bytes) -> list[ServerEvent]:
+        for position, block in enumerate((*blocks, rest)):
+            if len(block) > self._limit:
+                self._overflow = True
+                events = _events(blocks[:position])
+                if not events:
+                    raise self._too_large()
+                return events
+        return _events(blocks)
+
+    def _too_large(self) -> LimitExceededError:
+        self._overflow, self._pieces = True, []
+        return LimitExceededError(f"one server-sent event is larger than {self._limit} bytes")
+
+
+def _events(blocks: list[bytes]) -> list[ServerEvent]:
+    events: list[ServerEvent] = []
+    for block in blocks:
+        if block.startswith(b"data:") and b"\n" not in block:
+            data = block[6:] if block.startswith(b" ", 5) else block[5:]
+            if data:
+                events.append((None, data))
+        elif block:
+            event = _event(block)
+            if event is not None:
+                events.append(event)
+    return events
+
+
+def _event(block: bytes) -> ServerEvent | None:
+    name: str | None = None
+    lines: list[bytes] = []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ").decode("utf-8", "replace")
+    data = b"\n".join(lines)
+    if not data and block.lstrip().startswith((b"{", b"[")):
+        return None, block.strip()
+    return (name, data) if data.strip() else None
