@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unittest.mock import AsyncMock, MagicMock
 
 import jsonschema  # type: ignore[import-untyped]
 import msgspec
@@ -330,6 +332,19 @@ def test_frozen_and_compared() -> None:
     assert isinstance(weather, FunctionTool)
     local = copy.deepcopy(tool(name="d")(lambda a: a * 2))
     assert run(local, a=2) == 4
+
+
+def test_callables_of_any_kind() -> None:
+    class Caller:
+        def __call__(self, q: str) -> str:
+            return q
+
+    assert run(tool(name="caller")(Caller()), q="x") == "x"
+    assert run(tool(name="half")(partial(lambda a, b: a + b, b=2)), a=1) == 3
+    assert run(tool(len), obj=[1, 2]) == 2
+    assert run(Tool(name="mock", handler=MagicMock(return_value=3)), a=1) == 3
+    assert not Tool(name="mock", handler=MagicMock()).is_async
+    assert Tool(name="mock", handler=AsyncMock()).is_async
 
 
 GOOGLE = """Find it.

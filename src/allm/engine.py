@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 from allm import keys
 from allm.data.freeform import json_value
@@ -85,6 +85,30 @@ def merge_tools(mine: tuple[Tool, ...], over: tuple[Tool, ...]) -> tuple[Tool, .
     return (*kept, *[item for item in over if named.get(item.name) is item])
 
 
+class EngineFields(TypedDict, total=False):
+    """The fields of an `Engine` beside its model; all optional."""
+
+    adapter: Any
+    base_url: str | None
+    adapter_options: Mapping[str, Any]
+    image_adapter: Any
+    embed_adapter: Any
+    tools: Iterable[Any]
+    params: Mapping[str, Any]
+    context: Mapping[str, Any]
+    system: str | None
+    tool_executor: Any
+    tool_result_encoder: Any
+    retry: RetryPolicy | Literal[False] | None
+    timeouts: Timeouts
+    limits: Limits
+    transport: Any
+    observers: Iterable[Any]
+    metadata: Mapping[str, Any]
+    id: str
+    trusted: bool
+
+
 class Engine:
     """How calls are made: model, adapter, tools, parameters, policies. Immutable, comparable, shareable.
 
@@ -116,9 +140,14 @@ class Engine:
     system: str | None
     base_url: str | None
     observers: tuple[Any, ...]
+    tool_executor: Any
+    tool_result_encoder: Any
+    transport: Any
+    image_adapter: Any
+    embed_adapter: Any
     trusted: bool
 
-    def __init__(self, model: Any = None, **fields: Any) -> None:
+    def __init__(self, model: Any = None, **fields: Unpack[EngineFields]) -> None:
         check_names(fields, _FIELDS, "engine option")
         params = dict(fields.get("params", {}))
         check_names(params, _PARAMS, "param (the provider's own go into params={'options': {...}})")

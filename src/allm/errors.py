@@ -215,3 +215,18 @@ TABLE: Final[dict[str, type[AllmError]]] = {
 def raised(info: ErrorInfo, partial: Any = None) -> AllmError:
     """The exception for a failure: `raise raised(info, fold)`."""
     return TABLE.get(info.reason, AllmError)(info, partial)
+
+
+KINDS: Final[dict[str, str]] = {
+    "stream_interrupted": "truncated",
+    "malformed_response": "decode",
+    "protocol_error": "protocol",
+    "network_error": "connect",
+    "tls_error": "tls",
+    "timeout": "timeout",
+    "limit_exceeded": "limit",
+    "redirect_refused": "redirect",
+    "tool_failed": "tool",
+    "cancelled": "cancelled",
+}
+"""The coarse word for a reason, as fault matrices and dashboards group failures; absent ones are `status`."""

@@ -221,10 +221,10 @@ class RunFold:
         elif kind is ToolResultEncoded:
             self.tool_messages.append(event.message)  # type: ignore[union-attr]
         elif kind is StepCompleted:
-            self.steps.append(event.result)  # type: ignore[union-attr]
+            self.steps.append(event.result)  # type: ignore[union-attr, arg-type]
             self._next_turn()
         elif kind is ChatCompleted:
-            self.chat = event.result  # type: ignore[union-attr]
+            self.chat = event.result  # type: ignore[union-attr, assignment]
         elif kind is AskUserRequested:
             self.asked = self.asked or event  # type: ignore[assignment]
 

@@ -43,7 +43,7 @@ _levels = _Levels()
 
 def put(provider: str, key: str) -> None:
     """Keep a key for the life of the process. For a key per tenant pass `api_key=` with the call."""
-    if not isinstance(key, str) or not key:
+    if not key:
         raise ConfigurationError(f"the key for {provider!r} is empty")
     _levels.store[provider] = key
 

@@ -579,7 +579,8 @@ def _is_async(handler: Any) -> bool:
     if code is None:
         code = getattr(getattr(type(handler), "__call__", None), "__code__", None)  # noqa: B004
     flags = getattr(code, "co_flags", 0)
-    marked = getattr(handler, "_is_coroutine_mark", None) is not None  # inspect.markcoroutinefunction
+    marker = getattr(handler, "_is_coroutine_marker", None)  # set by inspect.markcoroutinefunction
+    marked = marker is not None and marker is getattr(sys.modules.get("inspect"), "_is_coroutine_mark", None)
     return marked or bool(isinstance(flags, int) and flags & 0x80)  # inspect.CO_COROUTINE
 
 
@@ -633,9 +634,10 @@ def _hints(function: Any, local: dict[str, Any]) -> dict[str, Any]:
 
     def holder() -> None: ...
 
-    holder.__annotations__ = {name: hint for name, hint in inner.__annotations__.items() if name != "return"}
     names = getattr(inner, "__globals__", {})
     try:
+        written = getattr(inner, "__annotations__", {})
+        holder.__annotations__ = {name: hint for name, hint in written.items() if name != "return"}
         try:
             return get_type_hints(holder, names, include_extras=True)
         except NameError:
@@ -645,7 +647,8 @@ def _hints(function: Any, local: dict[str, Any]) -> dict[str, Any]:
 
 
 def _closure(function: Any) -> dict[str, Any]:
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+    code, closure = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    cells = zip(code.co_freevars if code else (), closure or (), strict=False)
     found = {}
     for name, cell in cells:
         try:

@@ -1,4 +1,4 @@
-"""The HTTP driver over loopback: small socket servers made here, and the fault server beside the repository."""
+"""The HTTP driver over loopback: socket servers made here, and the fault server beside the repository."""
 
 from __future__ import annotations
 
@@ -87,7 +87,10 @@ def read_request(peer: socket.socket) -> bytes:
         name, _, value = line.partition(b":")
         length = int(value) if name.lower() == b"content-length" else length
     while len(body) < length:
-        body += peer.recv(65536)
+        more = peer.recv(65536)
+        if not more:
+            return b""
+        body += more
     return head + b"\r\n\r\n" + body
 
 
@@ -608,7 +611,7 @@ def test_a_cancelled_trio_task_closes_its_socket(sent: bytes) -> None:
     until(lambda: descriptors() <= before)
 
 
-@pytest.mark.parametrize("steps", range(12))
+@pytest.mark.parametrize("steps", range(16))
 def test_cancelled_at_each_turn_of_the_loop(steps: int) -> None:
     async def main(server: Server) -> None:
         task = asyncio.create_task(awaited(post(server.url), EASY, NO_ENV))

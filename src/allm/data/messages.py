@@ -31,7 +31,7 @@ class Message(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         if self.metadata:
             normalise(self, "metadata")
-        if type(self.content) is list:
+        if isinstance(self.content, list):  # built by hand; decoding gives tuples
             msgspec.structs.force_setattr(self, "content", tuple(self.content))
 
     @property

@@ -100,8 +100,9 @@ class Response(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
         """
         text = self.output_text
         try:
-            if hasattr(type, "model_validate_json"):
-                value: T = type.model_validate_json(text)
+            model: Any = type
+            if hasattr(model, "model_validate_json"):
+                value: T = model.model_validate_json(text)
                 return value
             return msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=type)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:

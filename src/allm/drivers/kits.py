@@ -90,7 +90,7 @@ class AsyncioKit:
         """Do `work` to its end even while this task is being cancelled."""
         import asyncio
 
-        inner = asyncio.ensure_future(work())  # type: ignore[arg-type]
+        inner = asyncio.ensure_future(work())
         try:
             await asyncio.shield(inner)
         except asyncio.CancelledError:

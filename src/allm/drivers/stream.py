@@ -29,6 +29,7 @@ class _Run(Generic[R]):
         self._finish = finish
         self._ended = False
         self._failure: AllmError | None = None
+        self._stopping = False
         self._watched = bool(plan.view.observers) or plan.view.on_event is not None
 
     def _partial(self) -> R:
@@ -116,6 +117,8 @@ class Stream(_Run[R], Iterator[Event]):
             raise self._failure or StopIteration
         loop, ports = self._loop, self._ports or self._opened()
         try:
+            if self._stopping:
+                raise CancelledError("the stream was cancelled")
             item = next(loop)
             while isinstance(item, Effect):
                 try:
@@ -173,10 +176,9 @@ class Stream(_Run[R], Iterator[Event]):
 
     def cancel(self) -> None:
         """End the run from any thread; the one that reads gets `CancelledError` with the partial fold."""
+        self._stopping = True
         if self._ports is not None:
             self._ports.cancel()
-        else:
-            self.close()
 
     def close(self) -> None:
         """Let go of everything, once. What was not read is lost; the fold of what was read is kept."""
@@ -253,6 +255,8 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
             return None
         loop, ports = self._loop, self._ports or self._opened()
         try:
+            if self._stopping:
+                raise CancelledError("the stream was cancelled")
             item = next(loop)
             while isinstance(item, Effect):
                 try:
@@ -291,7 +295,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
             self._kit = current_kit()
             if self._kit.needs_scope:
                 raise ConfigurationError(
-                    "on trio a stream needs `async with allm.aio.stream(...) as s:`; it opens the tools' nursery"
+                    "on trio a stream needs `async with allm.aio.stream(...) as s:`; that opens the nursery"
                 )
         self._ports = TaskPorts(self._plan, self._ring, self._kit)
         return self._ports
@@ -312,12 +316,10 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
         return self._outcome()
 
     def cancel(self) -> None:
-        """End the run, from any task or thread."""
+        """End the run, from any task or thread; the task that reads gets `CancelledError`."""
+        self._stopping = True
         if self._ports is not None:
             self._ports.cancel()
-        elif not self._ended:
-            self._ended = True
-            self._loop.close()
 
     async def aclose(self) -> None:
         """Let go of everything, once."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import random
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,7 +16,7 @@ from msgspec.structs import replace
 from allm.data.events import Event
 from allm.drivers.pace import Pace
 from allm.drivers.threads import _adapter_key, finished_key, key_header
-from allm.drivers.toolwork import abandoned, start_thread, too_late
+from allm.drivers.toolwork import ToolWork, awaited, start_thread
 from allm.errors import CancelledError
 from allm.folds import unfold
 from allm.keys import KeyRing
@@ -52,8 +51,8 @@ class TaskPorts:
         self.stopped = threading.Event()
         self.body: AsyncBody | None = None
         self.events: Iterator[Event] | AsyncIterator[Event] | None = None
-        self.tools: dict[int, _Running] = {}
-        self.finished: deque[ToolDone] = deque()
+        self.tools = ToolWork()
+        self.finished: deque[tuple[StartTool, ToolDone]] = deque()
         self.wake = kit.event()
 
     async def perform(self, effect: Effect[Any]) -> Any:
@@ -146,64 +145,36 @@ class TaskPorts:
         return value
 
     async def _start_tool(self, effect: StartTool) -> None:
-        running = _Running(effect)
-        self.tools[effect.position] = running
         try:
             if effect.is_async:
-                running.cancel = self.kit.spawn(lambda: self._run_async(effect))
+                abandon = self.kit.spawn(lambda: awaited(effect, self._put))
             else:
-                running.thread = start_thread(effect.position, effect.invoke, self._put_from_thread)
+                abandon = start_thread(effect, self._put_from_thread)
         except Exception as error:
-            self._put(ToolDone(effect.position, None, error, 0.0))
+            abandon = _nothing
+            self._put(effect, ToolDone(effect.position, None, error, 0.0))
+        self.tools.add(effect, abandon)
 
-    async def _run_async(self, effect: StartTool) -> None:
-        began = time.monotonic()
-        value, failure = None, None
-        try:
-            value = await effect.invoke()
-        except Exception as error:
-            failure = error
-        self._put(ToolDone(effect.position, value, failure, time.monotonic() - began))
+    def _put_from_thread(self, effect: StartTool, done: ToolDone) -> None:
+        self.kit.from_thread(lambda: self._put(effect, done))
 
-    def _put_from_thread(self, done: ToolDone) -> None:
-        self.kit.from_thread(lambda: self._put(done))
-
-    def _put(self, done: ToolDone) -> None:
-        self.finished.append(done)
+    def _put(self, effect: StartTool, done: ToolDone) -> None:
+        self.finished.append((effect, done))
         self.wake.set()
 
     async def _next_tool(self, effect: NextTool) -> ToolDone:
         while True:
             while self.finished:
-                done = self.finished.popleft()
-                if self.tools.pop(done.position, None) is not None:
+                started, done = self.finished.popleft()
+                if self.tools.take(started):
                     return done
-            overdue = self._overdue()
+            overdue = self.tools.overdue()
             if overdue is not None:
                 return overdue
             self.wake = self.kit.event()
-            await self.kit.wait(self.wake, self._until_next_deadline())
+            await self.kit.wait(self.wake, self.tools.wait(self.pace.run_remaining()))
             if self.stopped.is_set():
                 raise CancelledError("the stream was cancelled")
-
-    def _until_next_deadline(self) -> float | None:
-        now = time.monotonic()
-        waits = [running.deadline - now for running in self.tools.values() if running.deadline is not None]
-        run = self.pace.run_remaining()
-        if run is not None:
-            waits.append(run)
-        return max(0.0, min(waits)) if waits else None
-
-    def _overdue(self) -> ToolDone | None:
-        now = time.monotonic()
-        for position, running in self.tools.items():
-            if running.deadline is not None and running.deadline <= now:
-                del self.tools[position]
-                running.abandon()
-                timeout = running.effect.timeout
-                assert timeout is not None
-                return ToolDone(position, None, too_late(running.effect.call, timeout), timeout)
-        return None
 
     async def _sleep(self, effect: Sleep) -> None:
         run = self.pace.run_remaining()
@@ -232,9 +203,7 @@ class TaskPorts:
 
     async def aclose(self) -> None:
         self.stopped.set()
-        tools, self.tools = self.tools, {}
-        for running in tools.values():
-            running.abandon()
+        self.tools.abandon_all()
         try:
             await self._close_body(None)
         finally:
@@ -246,22 +215,7 @@ class TaskPorts:
         self.kit.later(self.aclose)
 
 
-class _Running:
-    """A tool that was started: how it is let go."""
-
-    __slots__ = ("cancel", "deadline", "effect", "thread")
-
-    def __init__(self, effect: StartTool) -> None:
-        self.effect = effect
-        self.deadline = None if effect.timeout is None else time.monotonic() + effect.timeout
-        self.cancel: Callable[[], Any] | None = None
-        self.thread: threading.Thread | None = None
-
-    def abandon(self) -> None:
-        if self.cancel is not None:
-            self.cancel()
-        elif self.thread is not None and self.thread.is_alive():
-            abandoned.add(self.thread)
+def _nothing() -> None: ...
 
 
 _PERFORM: Final[dict[type[Any], Callable[[TaskPorts, Any], Awaitable[Any]]]] = {

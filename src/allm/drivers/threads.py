@@ -5,16 +5,15 @@ from __future__ import annotations
 import queue
 import random
 import threading
-import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from allm.data.events import Event
 from allm.drivers.pace import Pace
-from allm.drivers.toolwork import abandoned, start_thread, too_late
+from allm.drivers.toolwork import Put, ToolWork, awaited, start_thread
 from allm.errors import CancelledError, ConfigurationError
 from allm.folds import unfold
 from allm.keys import KeyRing, missing_key
@@ -48,8 +47,8 @@ class ThreadPorts:
         self.body: Body | None = None
         self.opening: Any = None
         self.events: Iterator[Event] | None = None
-        self.tools: dict[int, tuple[StartTool, float | None, threading.Thread | None]] = {}
-        self.finished: queue.SimpleQueue[ToolDone | None] = queue.SimpleQueue()
+        self.tools = ToolWork()
+        self.finished: queue.SimpleQueue[tuple[StartTool, ToolDone] | None] = queue.SimpleQueue()
         self.coroutines = _Coroutines()
 
     def perform(self, effect: Effect[Any]) -> Any:
@@ -116,59 +115,30 @@ class ThreadPorts:
         return None
 
     def _start_tool(self, effect: StartTool) -> None:
-        invoke = effect.invoke
-        timeout = effect.timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
-        work = self._awaited(effect) if effect.is_async else invoke
+        start = self.coroutines.start if effect.is_async else start_thread
         try:
-            thread = start_thread(effect.position, work, self.finished.put)
+            abandon = start(effect, self._put)
         except Exception as error:
-            self.finished.put(ToolDone(effect.position, None, error, 0.0))
-            thread = None
-        self.tools[effect.position] = (effect, deadline, thread)
+            abandon = _nothing
+            self._put(effect, ToolDone(effect.position, None, error, 0.0))
+        self.tools.add(effect, abandon)
 
-    def _awaited(self, effect: StartTool) -> Callable[[], Any]:
-        return lambda: self.coroutines.run(effect.position, effect.invoke())
+    def _put(self, effect: StartTool, done: ToolDone) -> None:
+        self.finished.put((effect, done))
 
     def _next_tool(self, effect: NextTool) -> ToolDone:
         while True:
-            wait = self._until_next_deadline()
             try:
-                done = self.finished.get(timeout=wait)
+                found = self.finished.get(timeout=self.tools.wait(self.pace.run_remaining()))
             except queue.Empty:
-                overdue = self._overdue()
+                overdue = self.tools.overdue()
                 if overdue is not None:
                     return overdue
-                self.pace.run_remaining()
                 continue
-            if done is None:
+            if found is None:
                 raise CancelledError("the stream was cancelled")
-            if self.tools.pop(done.position, None) is not None:
-                return done
-
-    def _until_next_deadline(self) -> float | None:
-        now = time.monotonic()
-        deadlines = [deadline - now for _, deadline, _ in self.tools.values() if deadline is not None]
-        run = self.pace.run_remaining()
-        if run is not None:
-            deadlines.append(run)
-        return max(0.0, min(deadlines)) if deadlines else None
-
-    def _overdue(self) -> ToolDone | None:
-        now = time.monotonic()
-        for position, (effect, deadline, thread) in self.tools.items():
-            if deadline is not None and deadline <= now:
-                del self.tools[position]
-                self._abandon(effect, thread)
-                assert effect.timeout is not None
-                return ToolDone(position, None, too_late(effect.call, effect.timeout), effect.timeout)
-        return None
-
-    def _abandon(self, effect: StartTool, thread: threading.Thread | None) -> None:
-        if effect.is_async:
-            self.coroutines.cancel(effect.position)
-        elif thread is not None and thread.is_alive():
-            abandoned.add(thread)
+            if self.tools.take(found[0]):
+                return found[1]
 
     def _sleep(self, effect: Sleep) -> None:
         run = self.pace.run_remaining()
@@ -196,9 +166,7 @@ class ThreadPorts:
     def close(self) -> None:
         self.stopped.set()
         self._close_body(None)
-        for effect, _, thread in self.tools.values():
-            self._abandon(effect, thread)
-        self.tools.clear()
+        self.tools.abandon_all()
         self.coroutines.close()
 
 
@@ -243,41 +211,33 @@ def _adapter_key(ring: KeyRing, adapter: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def _nothing() -> None: ...
+
+
 class _Coroutines:
     """One private asyncio loop on one daemon thread for the async handlers of a blocking run."""
 
     def __init__(self) -> None:
         self._loop: Any = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._running: dict[int, Any] = {}
 
-    def run(self, position: int, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def start(self, effect: StartTool, put: Put) -> Callable[[], Any]:
+        """Run an async handler on the loop; returns what cancels it."""
         import asyncio
 
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), daemon=True, name="allm-async-tools"
-                )
-                self._thread.start()
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-            self._running[position] = future
-        return future.result()
-
-    def cancel(self, position: int) -> None:
-        future = self._running.pop(position, None)
-        if future is not None:
-            future.cancel()
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=_serve, args=(self._loop,), daemon=True, name="allm-async-tools"
+            )
+            self._thread.start()
+        cancel: Callable[[], Any] = asyncio.run_coroutine_threadsafe(awaited(effect, put), self._loop).cancel
+        return cancel
 
     def close(self) -> None:
-        with self._lock:
-            loop, thread, self._loop = self._loop, self._thread, None
+        loop, self._loop = self._loop, None
         if loop is None:
             return
-        for future in self._running.values():
-            future.cancel()
         import asyncio
 
         async def cancel_all() -> None:
@@ -288,8 +248,8 @@ class _Coroutines:
             loop.stop()
 
         asyncio.run_coroutine_threadsafe(cancel_all(), loop)
-        assert thread is not None
-        thread.join(timeout=1.0)
+        assert self._thread is not None
+        self._thread.join(timeout=1.0)
 
 
 def _serve(loop: Any) -> None:

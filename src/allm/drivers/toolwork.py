@@ -1,4 +1,4 @@
-"""Handlers on daemon threads: context carried in, late results dropped, abandoned ones counted."""
+"""The handlers of a run: on daemon threads or awaited, late results dropped, abandoned ones counted."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from inspect import isawaitable
 from typing import Any
 
 from allm.data.content import ToolCall
 from allm.data.failure import ErrorInfo
 from allm.errors import ToolError
-from allm.loops.effects import ToolDone
+from allm.loops.effects import StartTool, ToolDone
 from allm.tools import timed_out
 
 MAX_ABANDONED = 32
+Put = Callable[[StartTool, ToolDone], None]
 
 
 class _Abandoned:
@@ -37,16 +39,54 @@ class _Abandoned:
 abandoned = _Abandoned()
 
 
-def start_thread(position: int, work: Callable[[], Any], put: Callable[[ToolDone], None]) -> threading.Thread:
-    """Run `work` on a daemon thread with the caller's context variables; `put` gets what came of it."""
+class ToolWork:
+    """The handlers that were started and have not answered, each with its deadline and how it is let go."""
+
+    def __init__(self) -> None:
+        self._running: dict[StartTool, tuple[float | None, Callable[[], Any]]] = {}
+
+    def add(self, effect: StartTool, abandon: Callable[[], Any]) -> None:
+        deadline = None if effect.timeout is None else time.monotonic() + effect.timeout
+        self._running[effect] = deadline, abandon
+
+    def take(self, effect: StartTool) -> bool:
+        """Whether the answer of this handler is still waited for; it is not, from now on."""
+        return self._running.pop(effect, None) is not None
+
+    def wait(self, run: float | None) -> float | None:
+        """Seconds until the next deadline; `run` is what is left of the run's own."""
+        now = time.monotonic()
+        waits = [deadline - now for deadline, _ in self._running.values() if deadline is not None]
+        if run is not None:
+            waits.append(run)
+        return max(0.0, min(waits)) if waits else None
+
+    def overdue(self) -> ToolDone | None:
+        """The answer for a handler whose timeout has passed, which is let go."""
+        now = time.monotonic()
+        for effect, (deadline, abandon) in self._running.items():
+            if deadline is not None and deadline <= now:
+                del self._running[effect]
+                abandon()
+                assert effect.timeout is not None
+                return ToolDone(effect.position, None, too_late(effect.call, effect.timeout), effect.timeout)
+        return None
+
+    def abandon_all(self) -> None:
+        running, self._running = self._running, {}
+        for _, abandon in running.values():
+            abandon()
+
+
+def start_thread(effect: StartTool, put: Put) -> Callable[[], None]:
+    """Run the handler on a daemon thread with the caller's context variables; `put` gets what came of it.
+
+    Returns what lets it go.
+    """
     if abandoned.count() > MAX_ABANDONED:
+        text = f"more than {MAX_ABANDONED} timed-out handlers still run; give them timeouts of their own"
         raise ToolError(
-            ErrorInfo(
-                reason="tool_failed",
-                code="too_many_abandoned",
-                message=f"more than {MAX_ABANDONED} timed-out handlers are still running; give them timeouts of their own",
-                phase="tool",
-            )
+            ErrorInfo(reason="tool_failed", code="too_many_abandoned", message=text, phase="tool")
         )
     context = contextvars.copy_context()
 
@@ -54,14 +94,35 @@ def start_thread(position: int, work: Callable[[], Any], put: Callable[[ToolDone
         began = time.monotonic()
         value, error = None, None
         try:
-            value = context.run(work)
+            value = context.run(effect.invoke)
         except BaseException as caught:  # a handler that exits ends its call, not the process
             error = caught
-        put(ToolDone(position, value, error, time.monotonic() - began))
+        put(effect, ToolDone(effect.position, value, error, time.monotonic() - began))
 
-    thread = threading.Thread(target=main, daemon=True, name=f"allm-tool-{position}")
+    thread = threading.Thread(target=main, daemon=True, name=f"allm-tool-{effect.position}")
     thread.start()
-    return thread
+
+    def let_go() -> None:
+        if thread.is_alive():
+            abandoned.add(thread)
+
+    return let_go
+
+
+async def awaited(effect: StartTool, put: Put) -> None:
+    """Run an async handler; `put` gets what came of it, also where it cancels itself."""
+    began = time.monotonic()
+    value, error = None, None
+    try:
+        value = effect.invoke()
+        if isawaitable(value):
+            value = await value
+    except (Exception, SystemExit) as caught:
+        error = caught
+    except BaseException as caught:  # cancelled, by us or by itself
+        put(effect, ToolDone(effect.position, None, caught, time.monotonic() - began))
+        raise
+    put(effect, ToolDone(effect.position, value, error, time.monotonic() - began))
 
 
 def too_late(call: ToolCall, seconds: float) -> ToolError:

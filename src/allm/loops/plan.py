@@ -88,12 +88,7 @@ def make_plan(
         raise ConfigurationError(f"the first argument is the Engine, not {type(engine).__name__!r}")
     check_names(options, NAMES, "option")
     given, base = read_input(input)
-    model = _first(
-        options.get("model"), given.model if given else None, engine.model, application.get("model")
-    )
-    adapter = _first(engine.adapter, application.get("adapter"))
-    ref = _placed(reference(_text(model), adapter))
-    adapter = _resolved(engine, adapter, ref)
+    adapter, ref = _placed(engine, given, options)
     tools = _tools(engine, given, options)
     request = _request(engine, given, base, ref, tools, options)
     validate(request)
@@ -166,19 +161,26 @@ def _set(value: Struct) -> Any:
     return None if value == type(value)() else value
 
 
-def _placed(ref: ModelRef) -> ModelRef:
-    """`compatible:groq/llama` is `groq:llama`."""
-    return ModelRef(*providers.split_model(ref.provider, ref.id))
-
-
-def _text(model: Any) -> str | None:
-    return Engine(model).model if model is not None else None
-
-
-def _resolved(engine: Engine, adapter: Any, ref: ModelRef) -> Any:
+def _placed(engine: Engine, given: Request | None, options: Mapping[str, Any]) -> tuple[Any, ModelRef]:
+    """Adapter and model of the first level that names a model. A bare id belongs to the provider that
+    the engine, or else a level below, names."""
+    levels = (options.get("model"), given.model if given else None, engine.model, application.get("model"))
+    models = [Engine(model).model for model in levels if model is not None]
+    adapter = engine.adapter
+    if adapter is None and not (models and _provider(models[0])):
+        adapter = next(filter(None, map(_provider, models)), application.get("adapter"))
+    ref = reference(models[0] if models else None, adapter)
+    ref = ModelRef(*providers.split_model(ref.provider, ref.id))  # `compatible:groq/llama` is `groq:llama`
     if adapter is not None and not isinstance(adapter, str):
-        return adapter
-    return resolved(ref.provider, engine)
+        return adapter, ref
+    return resolved(ref.provider, engine), ref
+
+
+def _provider(model: str | None) -> str:
+    try:
+        return ModelRef.parse(model or "").provider
+    except ConfigurationError:
+        return ""
 
 
 _playing: dict[str, Any] = {}

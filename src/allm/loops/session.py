@@ -70,15 +70,15 @@ def _refused(session: Session, operation: str, why: str) -> SessionError:
 def turned(before: Session, ready: Session, result: ChatResult | StepResult) -> SessionTurn:
     """What the run made of the session. A cancelled run leaves it as it was before."""
     if isinstance(result, StepResult):
-        result_, reason = result, _step_reason(result)
+        reason = _step_reason(result)
         thread = result.thread if result.base is not None else ready.thread
         pending = result.response.tool_calls
     else:
-        result_, reason = result, result.halted_reason
+        reason = result.halted_reason
         thread = result.thread
         pending = result.final_response.tool_calls if result.final_response else ()
     if reason == "cancelled":
-        return SessionTurn(before, result_)
+        return SessionTurn(before, result)
     session = replace(
         ready, thread=thread, status=_STATUS.get(reason, "completed"), revision=ready.revision + 1
     )
@@ -94,7 +94,7 @@ def turned(before: Session, ready: Session, result: ChatResult | StepResult) -> 
         )
     elif reason in ("error", "tool_error"):
         session = replace(session, error=_failure(result))
-    return SessionTurn(session, result_)
+    return SessionTurn(session, result)
 
 
 _STATUS = {

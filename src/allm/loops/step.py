@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import iscoroutinefunction
 from typing import Any
 
 from msgspec import Struct
@@ -141,7 +142,8 @@ class _Phase:
         self.fold.add(started)
         yield started
         timeout = tool.timeout if tool.timeout is not None else self.plan.tool_timeout
-        yield from ask(StartTool(effect_id, position, call, invoke, tool.is_async, timeout, tool.isolation))
+        is_async = self._is_async(tool)
+        yield from ask(StartTool(effect_id, position, call, invoke, is_async, timeout, tool.isolation))
         return 1
 
     def _invocation(self, tool: Tool, call: ToolCall, effect_id: str) -> Any:
@@ -158,6 +160,10 @@ class _Phase:
         if plan.tool_executor is not None:
             return lambda: plan.tool_executor.execute(tool, call, context)
         return invocation(tool, call, context)
+
+    def _is_async(self, tool: Tool) -> bool:
+        executor = self.plan.tool_executor
+        return tool.is_async or (executor is not None and iscoroutinefunction(executor.execute))
 
     def _unrunnable(self, position: int, info: ErrorInfo) -> Loop[int]:
         """A call that cannot run is answered to the model, which can mend it."""

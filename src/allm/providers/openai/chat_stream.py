@@ -239,6 +239,9 @@ class ChatDecoder:
             return self._nothing()
         if self._mode != "sse":
             return self._whole()
+        return self._last()
+
+    def _last(self) -> list[Event]:
         events = self._events(self._splitter.end)
         return events if self._over else events + self._stream_ended()
 
