@@ -48,18 +48,13 @@ class Face:
     def events(self, engine: allm.Engine, *args: Any, verb: str = "stream", **options: Any) -> Seen:
         """All events of a stream, and what its `result()` gives or raises after them."""
         events: list[Event] = []
-        raised: list[BaseException] = []
-        try:
-            stream = self.consume(engine, *args, verb=verb, body=lambda _, e: events.append(e), **options)
-        except allm.AllmError as error:
-            raised.append(error)
-            stream = self.last
-        try:
-            return Seen(events, self.result(stream), raised[0] if raised else None)
-        except allm.AllmError as error:
-            if raised:
-                assert error is raised[0], "result() raises what the iteration raised"
-            return Seen(events, None, error)
+        first = _error(
+            lambda: self.consume(engine, *args, verb=verb, body=lambda _, e: events.append(e), **options)
+        )
+        stream = self.last
+        second = _error(lambda: self.result(stream))
+        assert first is second, "result() raises what the iteration raised"
+        return Seen(events, None if second else self.result(stream), second)
 
     last: Any = None
 
@@ -197,6 +192,14 @@ class TrioFace(AwaitedFace):
 
 
 FACES = (Face(), AsyncioFace(), TrioFace())
+
+
+def _error(work: Callable[[], Any]) -> allm.AllmError | None:
+    try:
+        work()
+    except allm.AllmError as error:
+        return error
+    return None
 
 
 def _verb(root: Any, name: str) -> Any:

@@ -36,7 +36,9 @@ class Loopback:
                 for name, value in headers.items():
                     if name not in _OURS:
                         self.send_header(name, value)
-                framing = ("transfer-encoding", "chunked") if bytewise else ("content-length", str(len(payload)))
+                framing = (
+                    ("transfer-encoding", "chunked") if bytewise else ("content-length", str(len(payload)))
+                )
                 self.send_header(*framing)
                 self.end_headers()
                 if not bytewise:

@@ -14,13 +14,30 @@ import allm
 from allm.data.events import Event
 from allm.loops.effects import Sleep
 from allm.providers.fake import FakeAdapter
-from tests.faces import PATIENCE, Face
+from tests.faces import FACES, PATIENCE, Face
 
 Script = list[dict[str, Any]]
-HELLO: Script = [{"text": ["Hel", "lo"]}, {"usage": {"input_tokens": 3, "output_tokens": 2}}, {"finish": "stop"}]
+HELLO: Script = [
+    {"text": ["Hel", "lo"]},
+    {"usage": {"input_tokens": 3, "output_tokens": 2}},
+    {"finish": "stop"},
+]
 DONE: Script = [{"text": "Done"}]
-PLAIN = ["message_started", "text_delta", "text_completed", "message_completed", "step_completed", "chat_completed"]
-CALLED = ["message_started", "tool_call_started", "tool_call_delta", "tool_call_completed", "message_completed"]
+PLAIN = [
+    "message_started",
+    "text_delta",
+    "text_completed",
+    "message_completed",
+    "step_completed",
+    "chat_completed",
+]
+CALLED = [
+    "message_started",
+    "tool_call_started",
+    "tool_call_delta",
+    "tool_call_completed",
+    "message_completed",
+]
 RAN = ["tool_execution_started", "tool_execution_completed", "tool_result_encoded"]
 AT_ONCE = allm.RetryPolicy(base_delay=0)
 
@@ -62,7 +79,7 @@ def test_hello(face: Face) -> None:
 def test_events_of_a_plain_answer(face: Face) -> None:
     seen = face.events(fake(HELLO), "hi")
     assert seen.kinds == [
-        "message_started", "text_delta", "text_delta", "text_completed", "usage", "message_completed",
+        "message_started", "text_delta", "text_delta", "usage", "text_completed", "message_completed",
         "step_completed", "chat_completed",
     ]  # fmt: skip
     assert seen.result == face.chat(fake(HELLO), "hi") == seen.events[-1].result  # type: ignore[union-attr]
@@ -144,7 +161,9 @@ def test_parallel_tools_complete_in_their_time_and_are_stored_in_call_order(face
         return "two"
 
     engine = fake(
-        calls(("a", "first", {}), ("b", "second", {})), DONE, tools=[named("first", first), named("second", second)]
+        calls(("a", "first", {}), ("b", "second", {})),
+        DONE,
+        tools=[named("first", first), named("second", second)],
     )
 
     def watch(event: Event) -> None:
@@ -173,9 +192,10 @@ def test_max_concurrency(face: Face) -> None:
     script = calls(*[(f"c{i}", "t", {}) for i in range(6)])
     seen = face.events(fake(script, DONE, tools=[named("t", handler)]), "go", max_concurrency=1)
     assert most == 1
-    assert seen.kinds[15:-7] == ["message_completed"] + RAN * 6 or [
-        kind for kind in seen.kinds if kind in RAN
-    ] == RAN * 6
+    assert (
+        seen.kinds[15:-7] == ["message_completed"] + RAN * 6
+        or [kind for kind in seen.kinds if kind in RAN] == RAN * 6
+    )
 
 
 def test_tool_context(face: Face) -> None:
@@ -326,7 +346,9 @@ def test_tool_timeout(face: Face, kind: str) -> None:
 
     handler = waiting if kind == "sync" else stuck
     try:
-        engine = fake(calls(("a", "t", {}), ("b", "double", {"n": 1})), DONE, tools=[named("t", handler), double])
+        engine = fake(
+            calls(("a", "t", {}), ("b", "double", {"n": 1})), DONE, tools=[named("t", handler), double]
+        )
         result = face.chat(engine, "go", tool_timeout=0.01)
     finally:
         release.set()
@@ -348,7 +370,11 @@ def test_a_late_result_is_not_taken_for_that_of_a_later_call(face: Face) -> None
     def next_one() -> str:
         """Right."""
         release.set()
-        late = [t for t in threading.enumerate() if t.name == "allm-tool-0" and t is not threading.current_thread()]
+        late = [
+            t
+            for t in threading.enumerate()
+            if t.name == "allm-tool-0" and t is not threading.current_thread()
+        ]
         for thread in late:
             thread.join(PATIENCE)
         ended.set()
@@ -566,7 +592,9 @@ def test_on_event_that_raises_ends_the_run(face: Face) -> None:
         face.chat(fake(HELLO), "hi", on_event=watch)
 
 
-def test_observers_see_everything_and_cannot_break_a_run(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+def test_observers_see_everything_and_cannot_break_a_run(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
     class Sees:
         def __init__(self) -> None:
             self.events: list[Event] = []
@@ -754,7 +782,7 @@ def test_run_deadline_ends_a_wait_of_the_provider(face: Face) -> None:
     assert seen.error.partial.text == "a"
 
 
-@pytest.mark.parametrize("face", [f for f in __import__("tests.faces").faces.FACES[1:]], indirect=True, ids=str)
+@pytest.mark.parametrize("face", FACES[1:], indirect=True, ids=["asyncio", "trio"])
 def test_task_cancellation_stops_the_tools_once(face: Face) -> None:
     stuck = Stuck(face)
     stream = face.make("stream", stuck.engine, "go")

@@ -38,6 +38,10 @@ from allm.data.responses import ChatResult, Response, StepResult, Usage
 Result = Response | StepResult | ChatResult
 
 
+_UNSAID: Final = Message("assistant")
+"""The message of a response whose parts came as events."""
+
+
 class _OpenPart:
     """A text, reasoning or call part whose deltas are still coming."""
 
@@ -144,10 +148,9 @@ class ResponseFold:
     def response(self) -> Response:
         ended = self.ended
         if ended is not None and self.error is None:
-            if ended.message.content:
-                return ended
+            message = self.message if ended.message == _UNSAID else ended.message
             usage = self.usage if ended.usage is None else ended.usage
-            return replace(ended, message=self.message, usage=usage)
+            return replace(ended, message=message, usage=usage)
         started = self.started or MessageStarted()
         return Response(
             id=started.id,

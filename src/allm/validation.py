@@ -65,8 +65,10 @@ def _content_problems(message: Message, path: str) -> list[Problem]:
     return problems
 
 
-def messages_problems(messages: Iterable[Any], path: str = "messages") -> list[Problem]:
+def messages_problems(messages: Any, path: str = "messages") -> list[Problem]:
     """The problems of many messages. Plain text passes with a look at types: this runs on every turn."""
+    if not isinstance(messages, tuple | list):
+        return [(path, "invalid_type")]
     problems: list[Problem] = []
     for index, message in enumerate(messages):
         if type(message) is Message and type(message.content) is str:

@@ -379,27 +379,42 @@ def test_input_that_is_no_text(data: Any) -> None:
         from_msgpack(data)
 
 
-def unwritable() -> Iterator[tuple[Any, str]]:
+def deep_list() -> Any:
     deep: Any = []
     for _ in range(5000):
         deep = [deep]
-    yield object(), "type_object"
-    yield {"role": "user"}, "type_dict"
-    yield None, "type_NoneType"
-    yield requests.Request(temperature=float("nan")), "temperature: not_a_finite_number"
-    yield responses.Usage(input_tokens=2**70), "input_tokens: integer_out_of_range"
-    yield messages.user("\ud800"), "invalid_unicode"
-    yield messages.user((content.OpaquePart(deep),)), "nested_too_deeply"
-    yield messages.user((content.OpaquePart({"a": {1: 2}}),)), r"content\[0\].data.*key_not_a_string"
-    yield (
-        messages.user((content.TextPart("x", {"a": [b"x"]}),)),
-        r"content\[0\].provider_data.a\[0\]: type_bytes",
-    )
-    yield messages.Message("user", extra={"a": object()}), "extra.a: type_object"
-    yield events.ToolHalt("c", "stop", float("inf")), "value: not_a_finite_number"
+    return deep
 
 
-@pytest.mark.parametrize(("value", "reason"), list(unwritable()))
+UNUSABLE: dict[str, tuple[Any, str]] = {
+    "deep": (lambda: content.OpaquePart(deep_list()), "nested_too_deeply"),
+    "key": (lambda: content.OpaquePart({"a": {1: 2}}), "data.*key_not_a_string"),
+    "bytes": (
+        lambda: content.TextPart("x", provider_data={"a": [b"x"]}),
+        r"provider_data.a\[0\]: type_bytes",
+    ),
+    "extra": (lambda: messages.Message("user", extra={"a": object()}), "extra.a: type_object"),
+    "infinite": (lambda: events.ToolHalt("c", "stop", float("inf")), "value: not_a_finite_number"),
+}
+
+
+@pytest.mark.parametrize(("build", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+def test_free_form_values_are_refused_on_entry(build: Any, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        build()
+
+
+UNWRITABLE: dict[str, tuple[Any, str]] = {
+    "object": (object(), "type_object"),
+    "dict": ({"role": "user"}, "type_dict"),
+    "None": (None, "type_NoneType"),
+    "nan": (requests.Request(temperature=float("nan")), "temperature: not_a_finite_number"),
+    "huge": (responses.Usage(input_tokens=2**70), "input_tokens: integer_out_of_range"),
+    "surrogate": (messages.user("\ud800"), "invalid_unicode"),
+}
+
+
+@pytest.mark.parametrize(("value", "reason"), UNWRITABLE.values(), ids=UNWRITABLE)
 def test_what_cannot_be_stored_is_refused_when_written(value: Any, reason: str) -> None:
     for write in (to_json, to_msgpack):
         with pytest.raises(ValidationError, match=reason):

@@ -7,9 +7,9 @@ from binascii import Error as Base64Error
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from allm.data.freeform import json_value
+from allm.data.base import Data
+from allm.data.freeform import normalise
 from allm.errors import ValidationError
 
 _EXTENSIONS = {
@@ -21,7 +21,7 @@ _EXTENSIONS = {
 }
 
 
-class Origin(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Origin(Data, frozen=True):
     """Where a part came from: what is bound to a provider goes back to that provider only."""
 
     provider: str
@@ -30,7 +30,7 @@ class Origin(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     extra: dict[str, Any] = {}
 
 
-class Image(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Image(Data, frozen=True, kw_only=True):
     """An image by exactly one of `data` (bytes), `url` (never fetched by the data layer) or `path`.
 
     `width` and `height` are pixels.
@@ -48,7 +48,7 @@ class Image(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True,
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "metadata")
+        normalise(self, "metadata", "extra")
         if sum(source is not None for source in (self.data, self.url, self.path)) != 1:
             raise ValidationError.of("invalid image", ("image", "exactly_one_of_data_url_path"))
 
@@ -96,23 +96,20 @@ def _base64(text: str) -> bytes:
         raise ValidationError.of("invalid image", ("image", "invalid_base64")) from None
 
 
-def normalise(struct: Struct, *names: str) -> None:
-    """Make the named free-form maps of a frozen struct JSON values, as it is constructed."""
-    for name in names:
-        value = getattr(struct, name)
-        if value:
-            msgspec.structs.force_setattr(struct, name, json_value(value, name))
+class _Part(Data, frozen=True, tag_field="type", kw_only=True):
+    """`provider_data` is what the provider at `origin` must see again unchanged."""
 
+    provider_data: dict[str, Any] = {}
+    origin: Origin | None = None
+    extra: dict[str, Any] = {}
 
-class _Part(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
-    pass
+    def __post_init__(self) -> None:
+        if self.provider_data or self.extra:
+            normalise(self, "provider_data", "extra")
 
 
 class TextPart(_Part, frozen=True, tag="text"):
     text: str
-    provider_data: dict[str, Any] = {}
-    origin: Origin | None = None
-    extra: dict[str, Any] = {}
 
 
 class ImagePart(_Part, frozen=True, tag="image"):
@@ -120,9 +117,6 @@ class ImagePart(_Part, frozen=True, tag="image"):
 
     image: Image
     detail: str = "auto"
-    provider_data: dict[str, Any] = {}
-    origin: Origin | None = None
-    extra: dict[str, Any] = {}
 
 
 class AudioPart(_Part, frozen=True, tag="audio"):
@@ -132,9 +126,6 @@ class AudioPart(_Part, frozen=True, tag="audio"):
     format: str = "wav"
     id: str | None = None
     transcript: str | None = None
-    provider_data: dict[str, Any] = {}
-    origin: Origin | None = None
-    extra: dict[str, Any] = {}
 
 
 class FilePart(_Part, frozen=True, tag="file"):
@@ -145,9 +136,6 @@ class FilePart(_Part, frozen=True, tag="file"):
     file_id: str | None = None
     mime_type: str | None = None
     filename: str | None = None
-    provider_data: dict[str, Any] = {}
-    origin: Origin | None = None
-    extra: dict[str, Any] = {}
 
 
 class ReasoningPart(_Part, frozen=True, tag="reasoning"):
@@ -157,9 +145,6 @@ class ReasoningPart(_Part, frozen=True, tag="reasoning"):
     signature: str | None = None
     redacted: str | None = None
     id: str | None = None
-    provider_data: dict[str, Any] = {}
-    origin: Origin | None = None
-    extra: dict[str, Any] = {}
 
 
 class ToolCall(_Part, frozen=True, tag="tool_call"):
@@ -175,21 +160,18 @@ class ToolCall(_Part, frozen=True, tag="tool_call"):
     raw_arguments: str | None = None
     arguments_invalid: bool = False
     kind: str = "function"
-    provider_data: dict[str, Any] = {}
-    origin: Origin | None = None
-    extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "arguments")
+        normalise(self, "arguments", "provider_data", "extra")
 
 
 class OpaquePart(_Part, frozen=True, tag="opaque"):
     """Anything that must go back as it came: server tools, compaction items, unknown parts."""
 
     data: Any
-    provider_data: dict[str, Any] = {}
-    origin: Origin | None = None
-    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "data", "provider_data", "extra")
 
 
 Part = TextPart | ImagePart | AudioPart | FilePart | ReasoningPart | ToolCall | OpaquePart

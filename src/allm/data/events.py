@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
-
+from allm.data.base import Data
 from allm.data.content import AudioPart, ImagePart, OpaquePart, ReasoningPart, TextPart, ToolCall
 from allm.data.failure import ErrorInfo
+from allm.data.freeform import normalise
 from allm.data.messages import Message
 from allm.data.responses import ChatResult, Response, StepResult, Usage
 
 
-class _Event(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type", gc=False):
+class _Event(Data, frozen=True, tag_field="type", gc=False):
     pass
 
 
-class _Holder(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
+class _Holder(Data, frozen=True, tag_field="type"):
     pass
 
 
@@ -121,6 +121,9 @@ class ToolHalt(_Holder, frozen=True, tag="tool_halt"):
     call_id: str
     reason: str
     value: Any = None
+
+    def __post_init__(self) -> None:
+        normalise(self, "value")
 
 
 class StepCompleted(_Holder, frozen=True, tag="step_completed"):

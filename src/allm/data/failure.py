@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from msgspec import Struct
+from allm.data.base import Data
 
 REASONS: Final = frozenset(
     {
@@ -21,7 +21,7 @@ RETRYABLE: Final = frozenset(
 )
 
 
-class ErrorInfo(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class ErrorInfo(Data, frozen=True, kw_only=True):
     """What went wrong, as data: it serialises, travels in events and becomes an exception.
 
     `reason` is one of `REASONS`; `message` is readable and never holds a key, a header or a raw

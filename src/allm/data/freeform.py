@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from allm.errors import ValidationError
 
 MAX_DEPTH = 100
@@ -44,3 +47,19 @@ def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
     if isinstance(value, int | float):
         return json_value(int(value) if isinstance(value, int) else float(value), path, depth)
     raise ValidationError.of("not a JSON value", (path, f"type_{kind.__name__}"))
+
+
+def normalise(struct: Struct, *names: str) -> None:
+    """Make the named free-form fields of a frozen struct JSON values, as it is constructed."""
+    for name in names:
+        value = getattr(struct, name)
+        if value:
+            msgspec.structs.force_setattr(struct, name, json_value(value, name))
+
+
+def tupled(struct: Struct, *names: str) -> None:
+    """Make tuples of the lists given for the named fields of a frozen struct, as it is constructed."""
+    for name in names:
+        value = getattr(struct, name)
+        if type(value) is list:
+            msgspec.structs.force_setattr(struct, name, tuple(value))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
-
+from allm.data.base import Data
 from allm.data.content import Image
+from allm.data.freeform import normalise, tupled
 from allm.data.responses import Usage
 
 
-class ImageRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class ImageRequest(Data, frozen=True, kw_only=True):
     """`operation` is `generate`, `edit` or `variation`; `size` is `auto`, `1024x1024` and the like."""
 
     operation: str = "generate"
@@ -28,8 +28,12 @@ class ImageRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     metadata: dict[str, Any] = {}
     extra: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        normalise(self, "options", "metadata", "extra")
+        tupled(self, "input_images")
 
-class ImageResponse(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+
+class ImageResponse(Data, frozen=True, kw_only=True):
     id: str | None = None
     request_id: str | None = None
     model: str | None = None
@@ -40,8 +44,12 @@ class ImageResponse(Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     metadata: dict[str, Any] = {}
     extra: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        normalise(self, "provider_data", "metadata", "extra")
+        tupled(self, "images", "warnings")
 
-class EmbeddingRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+
+class EmbeddingRequest(Data, frozen=True, kw_only=True):
     input: tuple[str, ...] = ()
     model: str | None = None
     dimensions: int | None = None
@@ -51,8 +59,12 @@ class EmbeddingRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     metadata: dict[str, Any] = {}
     extra: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        normalise(self, "options", "metadata", "extra")
+        tupled(self, "input")
 
-class EmbeddingResponse(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+
+class EmbeddingResponse(Data, frozen=True, kw_only=True):
     """`vectors` are in the order of the input."""
 
     vectors: tuple[tuple[float, ...], ...] = ()
@@ -62,3 +74,7 @@ class EmbeddingResponse(Struct, frozen=True, omit_defaults=True, forbid_unknown_
     warnings: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
     extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "metadata", "extra")
+        tupled(self, "vectors", "warnings")

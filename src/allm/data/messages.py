@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import msgspec
-from msgspec import Struct
-
-from allm.data.content import Part, ReasoningPart, TextPart, ToolCall, normalise
+from allm.data.base import Data
+from allm.data.content import Part, ReasoningPart, TextPart, ToolCall
+from allm.data.freeform import normalise, tupled
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 
 
-class Message(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Message(Data, frozen=True):
     """One message. `content` is a string or a tuple of parts in the provider's order.
 
     `role` is one of `ROLES`. A `tool` message answers the call `tool_call_id` and says in
@@ -29,10 +28,9 @@ class Message(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        if self.metadata:
-            normalise(self, "metadata")
-        if isinstance(self.content, list):  # built by hand; decoding gives tuples
-            msgspec.structs.force_setattr(self, "content", tuple(self.content))
+        if self.metadata or self.extra:
+            normalise(self, "metadata", "extra")
+        tupled(self, "content")
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -86,7 +84,7 @@ def _content(content: str | Iterable[Part]) -> Any:
     return tuple(content)
 
 
-class Thread(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Thread(Data, frozen=True):
     """A conversation. Every helper returns a new thread; the messages themselves are shared."""
 
     messages: tuple[Message, ...] = ()
@@ -94,10 +92,9 @@ class Thread(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        if self.metadata:
-            normalise(self, "metadata")
-        if type(self.messages) is not tuple:
-            msgspec.structs.force_setattr(self, "messages", tuple(self.messages))
+        if self.metadata or self.extra:
+            normalise(self, "metadata", "extra")
+        tupled(self, "messages")
 
     def __len__(self) -> int:
         return len(self.messages)

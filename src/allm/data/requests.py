@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-from msgspec import Struct
-
-from allm.data.content import normalise
+from allm.data.base import Data
+from allm.data.freeform import normalise, tupled
 from allm.data.messages import Message
 from allm.errors import ConfigurationError
 
 
-class ModelRef(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ModelRef(Data, frozen=True):
     """A model by provider and id. `provider` is empty where only the id is known."""
 
     provider: str = ""
@@ -48,7 +46,7 @@ class ModelRef(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
         return f"{self.provider}:{self.id}" if self.id else self.provider
 
 
-class ToolSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ToolSpec(Data, frozen=True):
     """A tool as the model sees it, and how the loop treats it. `schema` is a JSON Schema object.
 
     `handler` is a reference `module:qualified.name`, as data; nothing is imported on load.
@@ -68,10 +66,11 @@ class ToolSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "schema", "metadata")
+        normalise(self, "schema", "metadata", "extra")
+        tupled(self, "examples")
 
 
-class ResponseFormat(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ResponseFormat(Data, frozen=True):
     """How the answer is shaped: `type` is `text`, `json_object` or `json_schema`."""
 
     type: str = "text"
@@ -81,7 +80,7 @@ class ResponseFormat(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "schema")
+        normalise(self, "schema", "extra")
 
 
 def json_schema(name: str, schema: dict[str, Any], *, strict: bool = True) -> ResponseFormat:
@@ -89,7 +88,7 @@ def json_schema(name: str, schema: dict[str, Any], *, strict: bool = True) -> Re
     return ResponseFormat("json_schema", name, schema, strict)
 
 
-class Request(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Request(Data, frozen=True, kw_only=True):
     """One model call, for any provider. Unset fields are not sent.
 
     `tool_choice` is `auto`, `none`, `required`, or a tool's name (or the provider's own object).
@@ -115,6 +114,5 @@ class Request(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "options", "metadata")
-        if type(self.messages) is not tuple:
-            msgspec.structs.force_setattr(self, "messages", tuple(self.messages))
+        normalise(self, "options", "metadata", "tool_choice", "reasoning", "prompt_cache", "extra")
+        tupled(self, "messages", "tools", "stop")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Struct
 
-from allm.data.content import ToolCall, normalise
+from allm.data.base import Data
+from allm.data.content import ToolCall
 from allm.data.failure import ErrorInfo
+from allm.data.freeform import normalise, tupled
 from allm.data.messages import Message, Thread
 from allm.errors import OutputError, ValidationError
 
 T = TypeVar("T")
 
 
-class Usage(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Usage(Data, frozen=True, kw_only=True):
     """Tokens, with one meaning on every provider. Not reported is `None`, never 0.
 
     `input_tokens` is the whole prompt, cached reads and writes included; `output_tokens` includes
@@ -35,7 +36,7 @@ class Usage(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True,
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "raw")
+        normalise(self, "raw", "extra")
 
     def plus(self, other: Usage | None) -> Usage:
         """The sum; a counter that only one side reports keeps that side's value."""
@@ -51,7 +52,7 @@ class Usage(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True,
 _COUNTERS = tuple(name for name in Usage.__struct_fields__ if name not in ("raw", "extra"))
 
 
-class Response(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Response(Data, frozen=True, kw_only=True):
     """The folded answer of one model call.
 
     `finish_reason` is `stop`, `length`, `tool_calls`, `content_filter`, `error`, `cancelled` or
@@ -75,7 +76,8 @@ class Response(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "provider_data", "metadata")
+        normalise(self, "provider_data", "metadata", "extra")
+        tupled(self, "warnings")
 
     @property
     def output_text(self) -> str:
@@ -112,9 +114,7 @@ class Response(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
             ) from error
 
 
-class StepResult(
-    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, tag="step_result"
-):
+class StepResult(Data, frozen=True, kw_only=True, tag="step_result"):
     """One round trip and the tools it ran. Stores only its own messages.
 
     `done` is false where the model should be asked again. `halt` is the word that ended the loop in
@@ -129,7 +129,8 @@ class StepResult(
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "metadata")
+        normalise(self, "metadata", "extra")
+        tupled(self, "tool_results")
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -150,9 +151,7 @@ class StepResult(
         return self.base.add_messages(self.messages)
 
 
-class ChatResult(
-    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, tag="chat_result"
-):
+class ChatResult(Data, frozen=True, kw_only=True, tag="chat_result"):
     """A whole run. `base` is the thread it started from; `thread` is rebuilt from it.
 
     `halted_reason` is `completed`, `manual_tool_calls`, `ask_user`, `tool_error`, `max_turns`,
@@ -169,7 +168,8 @@ class ChatResult(
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "metadata")
+        normalise(self, "metadata", "extra")
+        tupled(self, "steps")
 
     @property
     def thread(self) -> Thread:

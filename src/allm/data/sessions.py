@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
-from allm.data.content import Part, ToolCall, normalise
+from allm.data.base import Data
+from allm.data.content import Part, ToolCall
 from allm.data.failure import ErrorInfo
+from allm.data.freeform import normalise, tupled
 from allm.data.messages import Message, Thread, tool_result, user
 from allm.data.responses import ChatResult, StepResult
 from allm.errors import SessionError
@@ -17,10 +18,10 @@ from allm.errors import SessionError
 STATUSES: Final = ("idle", "awaiting_user", "awaiting_tools", "completed", "error")
 
 
-class Session(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Session(Data, frozen=True, kw_only=True):
     """A conversation that is saved and resumed. `status` is one of `STATUSES`.
 
-    `revision` grows by one with every stored turn, so that two writers are noticed. `context` is
+    `revision` grows with every turn, by the model calls made, so that two writers are noticed. `context` is
     the caller's own, handed to tools.
     """
 
@@ -37,7 +38,8 @@ class Session(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "context", "metadata")
+        normalise(self, "context", "metadata", "extra")
+        tupled(self, "pending_tool_calls")
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -83,7 +85,7 @@ def _result_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-class SessionTurn(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class SessionTurn(Data, frozen=True):
     """What a session operation returns: `session, result = sessions.reply(...)` unpacks it."""
 
     session: Session

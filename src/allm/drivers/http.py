@@ -250,6 +250,8 @@ def _head(response: httpcore2.Response) -> HttpHead:
     for raw_name, raw_value in response.headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if "date" not in headers:  # decoders have no clock, and some need the time
+        headers["date"] = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
     return HttpHead(status=response.status, headers=headers)
 
 

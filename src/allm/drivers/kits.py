@@ -54,7 +54,8 @@ class AsyncioKit:
         import asyncio
 
         try:
-            await asyncio.wait_for(event.wait(), timeout)
+            async with asyncio.timeout(timeout):  # `wait_for` of 3.11 may swallow a cancellation
+                await event.wait()
         except TimeoutError:
             return False
         return True
@@ -126,9 +127,17 @@ class TrioKit:
         try:
             await self.manager.__aexit__(*exc)
         except BaseExceptionGroup as group:
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
+            meant = self._meant(group)
+            if meant not in exc:  # else it goes on by itself, with its cause
+                raise meant from None
+
+    def _meant(self, group: BaseExceptionGroup[Any]) -> BaseException:
+        """What the body raised, or the cancellation; groups are for those who open nurseries themselves."""
+        rest = group.split(self.trio.Cancelled)[1]
+        found: BaseException = group if rest is None else rest
+        while isinstance(found, BaseExceptionGroup) and (rest is None or len(found.exceptions) == 1):
+            found = found.exceptions[0]
+        return found
 
     async def sleep(self, seconds: float) -> None:
         await self.trio.sleep(seconds)

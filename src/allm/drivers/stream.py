@@ -232,7 +232,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
         return self
 
     async def __aexit__(self, *exc: Any) -> None:
-        kit = self._kit
+        kit, self._kit = self._kit, None
         try:
             await self.aclose()
         finally:

@@ -495,7 +495,7 @@ def _schema(given: str | None) -> allm.ResponseFormat | None:
     except (ValueError, RecursionError) as error:
         raise allm.ConfigurationError(f"--schema is not JSON: {error}") from None
     if not isinstance(schema, dict):
-        raise allm.ConfigurationError("--schema must be a JSON Schema object, such as {\"type\": \"object\"}")
+        raise allm.ConfigurationError('--schema must be a JSON Schema object, such as {"type": "object"}')
     # Providers refuse an open object in their strict mode.
     return allm.json_schema("response", schema, strict=schema.get("additionalProperties") is False)
 

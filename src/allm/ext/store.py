@@ -124,9 +124,7 @@ class SQLiteStore:
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
 
-    def _conflict(
-        self, connection: sqlite3.Connection, id: str, expected: int | None
-    ) -> allm.SessionError:
+    def _conflict(self, connection: sqlite3.Connection, id: str, expected: int | None) -> allm.SessionError:
         found = connection.execute("SELECT revision FROM sessions WHERE id = ?", (id,)).fetchone()
         wanted = "that it is new" if expected is None else f"revision {expected}"
         there = "it is gone" if found is None else f"revision {found[0]} is stored"

@@ -69,6 +69,7 @@ def _refused(session: Session, operation: str, why: str) -> SessionError:
 
 def turned(before: Session, ready: Session, result: ChatResult | StepResult) -> SessionTurn:
     """What the run made of the session. A cancelled run leaves it as it was before."""
+    made = 1
     if isinstance(result, StepResult):
         reason = _step_reason(result)
         thread = result.thread if result.base is not None else ready.thread
@@ -77,10 +78,11 @@ def turned(before: Session, ready: Session, result: ChatResult | StepResult) -> 
         reason = result.halted_reason
         thread = result.thread
         pending = result.final_response.tool_calls if result.final_response else ()
+        made = max(1, len(result.steps))  # one revision a model call: no effect of a later turn has its id
     if reason == "cancelled":
         return SessionTurn(before, result)
     session = replace(
-        ready, thread=thread, status=_STATUS.get(reason, "completed"), revision=ready.revision + 1
+        ready, thread=thread, status=_STATUS.get(reason, "completed"), revision=ready.revision + made
     )
     if reason == "manual_tool_calls":
         named = result.metadata.get("manual_tool_calls")

@@ -275,17 +275,13 @@ def _seconds(value: str | None) -> float | None:
 
 
 def _until(moment: str, now: str | None) -> float | None:
-    """Seconds between two HTTP dates; without the answer's own date the clock is asked."""
+    """Seconds between two HTTP dates; `now` is the answer's own, or the time the driver noted."""
     from email.utils import parsedate_to_datetime
 
     try:
         then = parsedate_to_datetime(moment).timestamp()
-        start = parsedate_to_datetime(now).timestamp() if now else None
+        start = parsedate_to_datetime(now or "").timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    if start is None:
-        from time import time
-
-        start = time()
     wait = then - start
     return wait if wait > 0 else None

@@ -1,0 +1,10 @@
+"""`Data`: the base of every layer A struct."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Data(Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True):
+    """Frozen, compared by value; defaults are neither written nor shown. What a newer version wrote
+    into a struct that has `extra` is kept there by the codec and written back."""

@@ -1,0 +1,273 @@
+"""Sessions on every face: what is legal when, what a turn makes of a session, storing between turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import allm
+from allm.providers.fake import FakeAdapter
+from tests.faces import Face
+from tests.test_loop import DONE, HELLO, Script, calls, double, fake, named, requests
+
+ASK = calls(("a", "ask", {}))
+CALL = calls(("c1", "double", {"n": 1}), ("c2", "double", {"n": 2}))
+FAILED: Script = [{"text": "Hal"}, {"error": "invalid_request"}]
+ask = named("ask", lambda _: allm.AskUser("Which?", ["x", "y"]))
+
+
+def session_of(face: Face, status: str) -> allm.Session:
+    """A session that a run brought to `status`."""
+    if status == "idle":
+        return allm.Session(id="s", thread=allm.Thread().add_user("hi"))
+    if status == "completed":
+        return face.session("start", fake(HELLO), "hi", id="s").session
+    if status == "awaiting_user":
+        return face.session("start", fake(ASK, tools=[ask]), "hi", id="s").session
+    if status == "awaiting_tools":
+        return face.session("start", fake(CALL, tools=[double]), "hi", id="s", mode="manual").session
+    with pytest.raises(allm.InvalidRequestError) as caught:
+        face.session("start", fake(FAILED), "hi", id="s")
+    return caught.value.partial.session  # type: ignore[no-any-return]
+
+
+# status: start, reply, resume, resume with a message, step, submit
+TABLE = {
+    "idle": "yes yes yes yes yes no",
+    "completed": "yes yes yes yes yes no",
+    "awaiting_user": "no yes no yes no no",
+    "awaiting_tools": "no no no no no yes",
+    "error": "no yes yes yes yes no",
+}
+OPERATIONS = ("start", "reply", "resume", "resume with", "step", "submit")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("status", TABLE)
+def test_what_is_legal_when(face: Face, status: str, operation: str) -> None:
+    session = session_of(face, status)
+    assert session.status == status
+    engine = fake(DONE, tools=[double, ask])
+
+    def work() -> allm.Session:
+        match operation:
+            case "submit":
+                return session.submit_tool_result("c1", "2")
+            case "reply":
+                return face.session("reply", engine, session, "go").session
+            case "resume with":
+                return face.session("resume", engine, session, allm.user("go")).session
+        return face.session(operation, engine, session).session
+
+    if TABLE[status].split()[OPERATIONS.index(operation)] == "yes":
+        after = work()
+        assert after.status == ("awaiting_tools" if operation == "submit" else "completed")
+        assert after.pending_question is after.pending_tool_call_id is after.error is None
+        assert after.id == "s"
+    else:
+        with pytest.raises(allm.SessionError) as caught:
+            work()
+        assert caught.value.info.code in ("invalid_status_for_operation", "unknown_tool_call_id")
+        assert requests(engine) == []
+
+
+def test_start_and_reply(face: Face) -> None:
+    engine = fake(HELLO, DONE)
+    session, result = face.session("start", engine, "hi", id="s")
+    assert (session.status, session.revision, session.id) == ("completed", 1, "s")
+    assert session.thread == result.thread
+    session, result = face.session("reply", engine, session, "more")
+    assert result.text == "Done"
+    assert session.revision == 2
+    assert [m.role for m in session.messages] == ["user", "assistant", "user", "assistant"]
+    assert requests(engine)[1].messages == session.messages[:3]
+
+
+@pytest.mark.parametrize("given", [allm.user("hi"), [allm.user("hi")], allm.Thread().add_user("hi"), "hi"])
+def test_start_takes_what_a_chat_takes(face: Face, given: Any) -> None:
+    assert face.session("start", fake(HELLO), given).session.messages[0] == allm.user("hi")
+
+
+def test_start_refuses_what_is_no_input(face: Face) -> None:
+    with pytest.raises(allm.ValidationError):
+        face.session("start", fake(HELLO), 3)
+
+
+def test_asked_and_answered(face: Face) -> None:
+    engine = fake(ASK, DONE, tools=[ask])
+    session, result = face.session("start", engine, "hi")
+    assert (session.pending_question, session.pending_tool_call_id) == ("Which?", "a")
+    assert result.halted_reason == "ask_user"
+    after, _ = face.session("reply", engine, session, "x")
+    assert [m.role for m in after.messages] == ["user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert [m.text for m in after.messages[2:5]] == ["<awaiting user response>", "Which?", "x"]
+
+
+def test_manual_cycle(face: Face) -> None:
+    engine = fake(CALL, DONE, tools=[double])
+    session, _ = face.session("start", engine, "hi", mode="manual")
+    assert [call.id for call in session.pending_tool_calls] == ["c1", "c2"]
+    session = session.submit_tool_result("c2", {"n": 4})
+    assert session.status == "awaiting_tools"
+    with pytest.raises(allm.SessionError, match="submit_tool_result"):
+        face.session("resume", engine, session)
+    session = session.submit_tool_result("c1", "2")
+    assert session.status == "idle"
+    session, result = face.session("resume", engine, session)
+    assert (session.status, result.text) == ("completed", "Done")
+    assert [(m.tool_call_id, m.text) for m in session.messages[2:4]] == [("c2", '{"n":4}'), ("c1", "2")]
+
+
+def test_submitting_is_all_or_nothing(face: Face) -> None:
+    session = session_of(face, "awaiting_tools")
+    for batch in ([("c1", "2"), ("nothing", "3")], [("c1", "2"), ("c1", "2")]):
+        with pytest.raises(allm.SessionError) as caught:
+            session.submit_tool_results(batch)
+        assert caught.value.info.code == "unknown_tool_call_id"
+    assert session.submit_tool_results([]) is session
+    assert session.submit_tool_results([("c1", "2"), ("c2", "4")]).status == "idle"
+
+
+def test_only_the_manual_calls_are_pending(face: Face) -> None:
+    person = allm.Tool(name="person", schema={"type": "object"}, manual=True)
+    engine = fake(calls(("a", "person", {}), ("b", "double", {"n": 1})), DONE, tools=[person, double])
+    session, _ = face.session("start", engine, "hi")
+    assert [call.id for call in session.pending_tool_calls] == ["a"]
+    session, _ = face.session("resume", engine, session.submit_tool_result("a", "yes"))
+    assert session.status == "completed"
+
+
+def test_a_failure_does_not_kill_a_conversation(face: Face) -> None:
+    engine = fake(CALL, FAILED, DONE, tools=[double])
+    with pytest.raises(allm.InvalidRequestError) as caught:
+        face.session("start", engine, "hi")
+    turn = caught.value.partial
+    assert isinstance(turn, allm.SessionTurn)
+    assert (turn.session.status, turn.result.halted_reason) == ("error", "error")
+    assert turn.session.error == caught.value.info
+    assert [m.role for m in turn.session.messages] == ["user", "assistant", "tool", "tool"]
+    session, _ = face.session("resume", engine, turn.session)
+    assert [m.role for m in session.messages] == ["user", "assistant", "tool", "tool", "assistant"]
+
+
+def test_tool_error_under_halt(face: Face) -> None:
+    def broken(arguments: dict[str, Any]) -> None:
+        raise ValueError("broken")
+
+    engine = fake(calls(("a", "t", {})), DONE, tools=[named("t", broken)])
+    session, result = face.session("start", engine, "hi", on_tool_error="halt")
+    assert (session.status, result.halted_reason) == ("error", "tool_error")
+    assert session.error is not None
+    assert (session.error.reason, session.error.call_id) == ("tool_failed", "a")
+    assert face.session("reply", engine, session, "go on").session.status == "completed"
+
+
+@pytest.mark.parametrize("options", [{"max_turns": 1}, {"halt_when": lambda step: True}])
+def test_what_halts_is_completed(face: Face, options: dict[str, Any]) -> None:
+    assert face.session("start", fake(CALL, tools=[double]), "hi", **options).session.status == "completed"
+
+
+def test_step(face: Face) -> None:
+    engine = fake(CALL, DONE, tools=[double])
+    session, result = face.session("step", engine, allm.Session(thread=allm.Thread().add_user("hi")))
+    assert isinstance(result, allm.StepResult)
+    assert (session.status, result.done) == ("idle", False)
+    session, result = face.session("step", engine, session)
+    assert (session.status, result.done, session.revision) == ("completed", True, 2)
+    assert session.messages[-1].text == "Done"
+
+
+def test_step_that_asks_and_step_in_manual_mode(face: Face) -> None:
+    idle = session_of(face, "idle")
+    session, _ = face.session("step", fake(ASK, tools=[ask]), idle)
+    assert (session.status, session.pending_question) == ("awaiting_user", "Which?")
+    session, _ = face.session("step", fake(CALL, tools=[double]), idle, mode="manual")
+    assert session.status == "awaiting_tools"
+    assert len(session.pending_tool_calls) == 2
+
+
+def test_context_and_id_reach_the_tools(face: Face) -> None:
+    got: list[allm.ToolContext] = []
+
+    @allm.tool
+    def look(ctx: allm.ToolContext) -> str:
+        """Look."""
+        got.append(ctx)
+        return "seen"
+
+    script = calls(("a", "look", {}))
+    engine = fake(script, script, DONE, tools=[look], context={"a": 0, "b": 0, "c": 0})
+    session = allm.Session(id="s", thread=allm.Thread().add_user("hi"), context={"b": 1, "c": 1})
+    session, _ = face.session("resume", engine, session, context={"c": 2})
+    assert got[0].context == {"a": 0, "b": 1, "c": 2}
+    assert session.context == {"b": 1, "c": 1}
+    assert [ctx.session_id for ctx in got] == ["s", "s"]
+    assert [ctx.idempotency_key for ctx in got] == ["s/0/tool/0", "s/1/tool/0"]
+    assert session.revision == 3
+    face.session("reply", engine.merge(adapter=fake(script, DONE).adapter), session, "again")
+    assert got[2].idempotency_key == "s/3/tool/0"
+
+
+STREAMS = ("stream_start", "stream_reply", "stream_resume", "stream_step")
+
+
+@pytest.mark.parametrize("verb", STREAMS)
+def test_streams_fold_to_the_same_turn(face: Face, verb: str) -> None:
+    arguments = {"stream_start": ("hi",), "stream_reply": (session_of(face, "completed"), "go")}
+    given = arguments.get(verb, (session_of(face, "idle"),))
+    seen = face.events(fake(HELLO), *given, verb=f"sessions.{verb}")
+    assert seen.result == face.session(verb.removeprefix("stream_"), fake(HELLO), *given)
+    assert seen.kinds[-1] == ("step_completed" if verb == "stream_step" else "chat_completed")
+
+
+@pytest.mark.parametrize("verb", ["stream_reply", "stream_step"])
+def test_a_cancelled_turn_leaves_the_session_as_it_was(face: Face, verb: str) -> None:
+    session = session_of(face, "completed")
+    given = (session, "go") if verb == "stream_reply" else (session,)
+    stream = face.consume(fake(HELLO), *given, verb=f"sessions.{verb}", body=lambda *_: True)
+    with pytest.raises(allm.CancelledError) as caught:
+        face.result(stream)
+    assert caught.value.partial.session == session
+
+
+# Storing
+
+
+def _kept(session: allm.Session) -> allm.Session:
+    return session
+
+
+def _json(session: allm.Session) -> allm.Session:
+    return allm.from_json(allm.to_json(session))  # type: ignore[return-value]
+
+
+def _msgpack(session: allm.Session) -> allm.Session:
+    return allm.from_msgpack(allm.to_msgpack(session))  # type: ignore[return-value]
+
+
+def _conversation(face: Face, store: Any) -> tuple[list[allm.Request], allm.Session]:
+    """A conversation with every kind of stop in it, stored and loaded between all turns."""
+    failing: Script = [{"text": "Hal"}, {"error": "invalid_request"}]
+    turns = [HELLO, [{"reasoning": "Hm"}, *ASK], CALL, CALL, failing, DONE]
+    engine = fake(*turns, tools=[double, ask])
+    session = store(face.session("start", engine, "hi", id="s").session)
+    session = store(face.session("reply", engine, session, "ask me").session)
+    session = store(face.session("reply", engine, session, "x", mode="manual").session)
+    session = store(session.submit_tool_result("c1", {"é": [1.5, None]}))
+    session = store(session.submit_tool_result("c2", "4"))
+    with pytest.raises(allm.InvalidRequestError) as caught:
+        face.session("resume", engine, session)
+    session = store(caught.value.partial.session)
+    session = store(face.session("resume", engine, session).session)
+    assert isinstance(engine.adapter, FakeAdapter)
+    engine.adapter.assert_exhausted()
+    return requests(engine), session
+
+
+@pytest.mark.parametrize("store", [_json, _msgpack])
+def test_a_stored_conversation_asks_the_same(face: Face, store: Any) -> None:
+    kept, stored = _conversation(face, _kept), _conversation(face, store)
+    assert stored == kept
+    assert [allm.to_json(request) for request in stored[0]] == [allm.to_json(request) for request in kept[0]]
+    assert kept[1].revision == 6
