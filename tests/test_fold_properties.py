@@ -114,7 +114,7 @@ def test_events_fold_in_another_process(scripts: list[Script]) -> None:
     events, _, base = _run("stream", scripts)
     loaded = [allm.from_json(allm.to_json(event)) for event in events]
     assert loaded == events
-    assert allm.fold(loaded, base) == allm.fold(events, base)  # type: ignore[arg-type]
+    assert allm.fold(loaded, base) == allm.fold(events, base)
 
 
 @given(st.lists(made.any_event, max_size=8))
@@ -122,7 +122,7 @@ def test_events_fold_in_another_process(scripts: list[Script]) -> None:
 def test_folding_anything_never_raises(events: list[Event]) -> None:
     allm.fold(events)
     for layer in ("response", "step", "chat"):
-        state = RunFold(layer)  # type: ignore[arg-type]
+        state = RunFold(layer)
         for event in events:
             state.add(event)
             state.result()

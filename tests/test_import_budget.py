@@ -41,15 +41,7 @@ def loaded(expression: str) -> tuple[set[str], float]:
     return set(modules), spent
 
 
-OVER = pytest.mark.xfail(
-    reason="msgspec brings 63 of the 90 modules; decide on the budget or on fewer modules"
-)
-CASES = [
-    pytest.param(text, marks=OVER if "allm.chat" in text or "stream" in text else ()) for text in EXPRESSIONS
-]
-
-
-@pytest.mark.parametrize("expression", CASES, ids=[text or "import" for text in EXPRESSIONS])
+@pytest.mark.parametrize("expression", EXPRESSIONS, ids=[text or "import" for text in EXPRESSIONS])
 def test_import_budget(expression: str, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [loaded(expression) for _ in range(5)]
     modules = runs[0][0]

@@ -576,7 +576,7 @@ def test_filters_change_what_is_seen_and_never_the_result(face: Face) -> None:
     whole = face.events(fake(script, DONE, tools=[double]), "hi", include_raw_chunks=True)
     assert {"text_delta", "tool_call_delta", "raw_chunk"} <= set(whole.kinds)
     told: list[Event] = []
-    options = {"emit_text_deltas": False, "emit_tool_deltas": False, "on_event": told.append}
+    options: dict[str, Any] = {"emit_text_deltas": False, "emit_tool_deltas": False, "on_event": told.append}
     less = face.events(fake(script, DONE, tools=[double]), "hi", **options)
     hidden = {"text_delta", "tool_call_delta", "raw_chunk"}
     assert less.kinds == [kind for kind in whole.kinds if kind not in hidden]
@@ -716,8 +716,8 @@ def test_cancel_from_another_thread(face: Face) -> None:
 
 def test_cancel_ends_the_wait_before_a_retry(face: Face) -> None:
     engine = fake([{"error": "overloaded"}], HELLO, retry=allm.RetryPolicy(base_delay=1e6, max_delay=1e6))
-    stream = face.make("stream", engine, "go", on_event=lambda event: timer.start())
-    timer = threading.Thread(target=stream.cancel)
+    timer = threading.Thread(target=lambda: stream.cancel())
+    stream: Any = face.make("stream", engine, "go", on_event=lambda event: timer.start())
     with pytest.raises(allm.CancelledError):
         face.result(stream)
     timer.join(PATIENCE)

@@ -70,7 +70,7 @@ def test_model(where: tuple[str, ...]) -> None:
     if "application" in where:
         allm.configure(model="fake:application")
     given = allm.Request(messages=(allm.user("hi"),), model="fake:request" if "request" in where else None)
-    call = {"model": "fake:call"} if "call" in where else {}
+    call: dict[str, Any] = {"model": "fake:call"} if "call" in where else {}
     plan = planned("fake:engine" if "engine" in where else None, given, **call)
     assert plan.request.model == next(level for level in LEVELS if level in where)
     assert plan.ref.provider == "fake"

@@ -63,7 +63,7 @@ def test_what_is_legal_when(face: Face, status: str, operation: str) -> None:
     if TABLE[status].split()[OPERATIONS.index(operation)] == "yes":
         after = work()
         assert after.status == ("awaiting_tools" if operation == "submit" else "completed")
-        assert after.pending_question is after.pending_tool_call_id is after.error is None
+        assert (after.pending_question, after.pending_tool_call_id, after.error) == (None, None, None)
         assert after.id == "s"
     else:
         with pytest.raises(allm.SessionError) as caught:
@@ -98,6 +98,7 @@ def test_asked_and_answered(face: Face) -> None:
     engine = fake(ASK, DONE, tools=[ask])
     session, result = face.session("start", engine, "hi")
     assert (session.pending_question, session.pending_tool_call_id) == ("Which?", "a")
+    assert isinstance(result, allm.ChatResult)
     assert result.halted_reason == "ask_user"
     after, _ = face.session("reply", engine, session, "x")
     assert [m.role for m in after.messages] == ["user", "assistant", "tool", "assistant", "user", "assistant"]
@@ -144,6 +145,8 @@ def test_a_failure_does_not_kill_a_conversation(face: Face) -> None:
         face.session("start", engine, "hi")
     turn = caught.value.partial
     assert isinstance(turn, allm.SessionTurn)
+    assert isinstance(turn.result, allm.ChatResult)
+    assert isinstance(turn.result, allm.ChatResult)
     assert (turn.session.status, turn.result.halted_reason) == ("error", "error")
     assert turn.session.error == caught.value.info
     assert [m.role for m in turn.session.messages] == ["user", "assistant", "tool", "tool"]
@@ -239,11 +242,11 @@ def _kept(session: allm.Session) -> allm.Session:
 
 
 def _json(session: allm.Session) -> allm.Session:
-    return allm.from_json(allm.to_json(session))  # type: ignore[return-value]
+    return allm.from_json(allm.to_json(session))  # type: ignore[no-any-return]
 
 
 def _msgpack(session: allm.Session) -> allm.Session:
-    return allm.from_msgpack(allm.to_msgpack(session))  # type: ignore[return-value]
+    return allm.from_msgpack(allm.to_msgpack(session))  # type: ignore[no-any-return]
 
 
 def _conversation(face: Face, store: Any) -> tuple[list[allm.Request], allm.Session]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from allm import keys
 from allm.data.freeform import json_value
@@ -13,7 +13,9 @@ from allm.errors import ConfigurationError
 from allm.limits import Limits, Timeouts
 from allm.options import LOOP_PARAMS, REQUEST_FIELDS, check_names
 from allm.retry import NO_RETRY, RetryPolicy
-from allm.tools import Tool, tool
+
+if TYPE_CHECKING:
+    from allm.tools import Tool
 
 _PARAMS = (*REQUEST_FIELDS, *LOOP_PARAMS)
 _UNCOMPARED = frozenset({"id"})
@@ -66,6 +68,8 @@ def as_tools(tools: Iterable[Any]) -> tuple[Tool, ...]:
 
 
 def as_tool(item: Any) -> Tool:
+    from allm.tools import Tool, tool
+
     if isinstance(item, Tool):
         return item
     if isinstance(item, ToolSpec):

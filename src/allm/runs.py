@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from allm.data.sessions import Session, SessionTurn
 from allm.engine import Engine
-from allm.loops import session as rules
-from allm.loops.chat import chat_run, generate_run, step_run
-from allm.loops.plan import make_plan
+from allm.loops.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from allm.data.sessions import Session, SessionTurn
+    from allm.folds import RunFold
+    from allm.loops.effects import Loop
 
 S = TypeVar("S")
-_STARTS: Mapping[str, Any] = {"response": generate_run, "step": step_run, "chat": chat_run}
+
+
+def start(plan: Plan, fold: RunFold) -> Loop[None]:
+    """The loop of the layer that the fold is for; loaded at the first event."""
+    from allm.loops.chat import RUNS
+
+    return RUNS[fold.layer](plan, fold)
 
 
 def run(make: Callable[..., S], layer: str, engine: Engine, input: Any, options: Mapping[str, Any]) -> S:
     """A stream (`make` is its class) over a stateless verb; mistakes of the caller raise here."""
     plan, ring = make_plan(engine, input, options)
-    return make(plan, ring, _STARTS[layer], layer, _itself)
+    return make(plan, ring, start, layer, _itself)
 
 
 def session_run(
@@ -40,9 +48,11 @@ def session_run(
     )
 
     def finish(result: Any) -> SessionTurn:
-        return rules.turned(before, ready, result)
+        from allm.loops.session import turned
 
-    return make(plan, ring, _STARTS[layer], layer, finish)
+        return turned(before, ready, result)
+
+    return make(plan, ring, start, layer, finish)
 
 
 def _itself(result: Any) -> Any:

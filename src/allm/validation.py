@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from allm.data.content import Image, ImagePart, Part
-from allm.data.media import EmbeddingRequest, ImageRequest
 from allm.data.messages import ROLES, Message, Thread
 from allm.data.requests import Request, ResponseFormat, ToolSpec
-from allm.data.sessions import STATUSES, Session
 from allm.errors import ValidationError
+
+if TYPE_CHECKING:
+    from allm.data.media import ImageRequest
 
 Problem = tuple[str, str]
 
@@ -27,7 +28,7 @@ _TEXT_ROLES: Final = ("system", "user", "assistant")
 
 def validate(value: Any) -> None:
     """Raise `ValidationError` with all problems of a message, tool, thread, session or request."""
-    find = _FINDERS.get(type(value))
+    find = _FINDERS.get(type(value).__name__)
     if find is None:
         raise ValidationError.of("cannot be validated", ("", f"invalid_type {type(value).__name__}"))
     problems = find(value)
@@ -125,6 +126,8 @@ def thread_problems(thread: Any, path: str = "") -> list[Problem]:
 
 def session_problems(session: Any) -> list[Problem]:
     """The problems of a session: its thread, its status, and what each status needs."""
+    from allm.data.sessions import STATUSES, Session
+
     if type(session) is not Session:
         return [("session", "invalid_type")]
     problems = []
@@ -191,6 +194,8 @@ def _fits(shape: Any) -> bool:
 
 def image_request_problems(request: Any) -> list[Problem]:
     """The problems of an image request."""
+    from allm.data.media import ImageRequest
+
     if type(request) is not ImageRequest:
         return [("image_request", "invalid_type")]
     problems = []
@@ -237,6 +242,8 @@ def _input_image_problems(request: ImageRequest) -> list[Problem]:
 
 def embedding_request_problems(request: Any) -> list[Problem]:
     """The problems of an embedding request."""
+    from allm.data.media import EmbeddingRequest
+
     if type(request) is not EmbeddingRequest:
         return [("embedding_request", "invalid_type")]
     texts: Any = request.input
@@ -276,12 +283,13 @@ def _positive_int(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-_FINDERS: Final[dict[type, Callable[[Any], list[Problem]]]] = {
-    Message: message_problems,
-    ToolSpec: tool_problems,
-    Thread: thread_problems,
-    Session: session_problems,
-    Request: request_problems,
-    ImageRequest: image_request_problems,
-    EmbeddingRequest: embedding_request_problems,
+# By name, so that a text call does not load the modules of sessions and media.
+_FINDERS: Final[dict[str, Callable[[Any], list[Problem]]]] = {
+    "Message": message_problems,
+    "ToolSpec": tool_problems,
+    "Thread": thread_problems,
+    "Session": session_problems,
+    "Request": request_problems,
+    "ImageRequest": image_request_problems,
+    "EmbeddingRequest": embedding_request_problems,
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from typing import Any
 
 import msgspec
@@ -86,13 +84,22 @@ class Image(Data, frozen=True, kw_only=True):
             )
         if self.mime_type is None:
             raise ValidationError.of("no data URI", ("image", "missing_mime_type"))
-        return f"data:{self.mime_type};base64,{b64encode(self.data).decode()}"
+        return f"data:{self.mime_type};base64,{base64_text(self.data)}"
+
+
+def base64_text(data: bytes) -> str:
+    """`data` in base64, padded, on one line."""
+    from base64 import b64encode
+
+    return b64encode(data).decode()
 
 
 def _base64(text: str) -> bytes:
+    from base64 import b64decode
+
     try:
         return b64decode(text, validate=True)
-    except (Base64Error, ValueError):
+    except ValueError:
         raise ValidationError.of("invalid image", ("image", "invalid_base64")) from None
 
 
@@ -188,7 +195,7 @@ def parsed_call(
         value = {} if value is None else value
         if isinstance(value, dict) and not _has_duplicate_keys(raw):
             return ToolCall(id, name, value, raw, provider_data=provider_data or {}, origin=origin)
-    except (msgspec.DecodeError, ValidationError, RecursionError, UnicodeError):
+    except (msgspec.DecodeError, ValidationError, RecursionError, ValueError):
         pass
     return ToolCall(id, name, {}, raw, True, provider_data=provider_data or {}, origin=origin)
 
@@ -204,5 +211,5 @@ def _has_duplicate_keys(raw: str) -> bool:
         found = found or len(result) != len(items)
         return result
 
-    json.loads(raw or "{}", object_pairs_hook=pairs)
+    json.loads(raw.strip() or "{}", object_pairs_hook=pairs)
     return found

@@ -76,11 +76,11 @@ class AsyncioKit:
         return cancel
 
     async def join(self) -> None:
-        """Wait for all tasks, even while this one is being cancelled."""
+        """Wait for all other tasks, even while this one is being cancelled."""
         import asyncio
 
-        while self.tasks:
-            waiting = asyncio.ensure_future(asyncio.wait(set(self.tasks)))
+        while others := self.tasks - {asyncio.current_task()}:
+            waiting = asyncio.ensure_future(asyncio.wait(others))
             try:
                 await asyncio.shield(waiting)
             except asyncio.CancelledError:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from allm.data.events import Event, RawChunk, StreamFailed, TextCompleted, TextDelta, ToolCallDelta
 from allm.errors import AllmError, CancelledError, ConfigurationError, raised
-from allm.folds import RunFold
 from allm.keys import KeyRing
-from allm.loops.effects import Effect, Loop
 from allm.loops.plan import Plan
 
+if TYPE_CHECKING:  # loaded at the first event, so that building a stream stays light
+    from allm.folds import RunFold
+    from allm.loops.effects import Loop
+
 R = TypeVar("R")
-Start = Callable[[Plan, RunFold], Loop[None]]
+Start = Callable[[Plan, "RunFold"], "Loop[None]"]
 
 
 class _Run(Generic[R]):
@@ -24,13 +27,23 @@ class _Run(Generic[R]):
     ) -> None:
         self._plan = plan
         self._ring = ring
-        self._fold = RunFold(layer, plan.base)
-        self._loop: Any = start(plan, self._fold)
+        self._start = start
+        self._layer = layer
         self._finish = finish
         self._ended = False
         self._failure: AllmError | None = None
         self._stopping = False
         self._watched = bool(plan.view.observers) or plan.view.on_event is not None
+
+    @cached_property
+    def _fold(self) -> RunFold:
+        from allm.folds import RunFold
+
+        return RunFold(self._layer, self._plan.base)
+
+    @cached_property
+    def _loop(self) -> Any:
+        return self._start(self._plan, self._fold)
 
     def _partial(self) -> R:
         return self._finish(self._fold.result())
@@ -75,14 +88,18 @@ class _Run(Generic[R]):
         return self._partial()
 
 
-_logged: set[int] = set()
+_logged: dict[int, Any] = {}  # weak references by id, which is used anew
 
 
 def _log_once(observer: Any) -> None:
     import logging
+    from contextlib import suppress
+    from weakref import ref
 
-    if id(observer) not in _logged:
-        _logged.add(id(observer))
+    known = _logged.get(id(observer))
+    if known is None or known() is not observer:
+        with suppress(TypeError):  # one with slots is told of each time
+            _logged[id(observer)] = ref(observer)
         logging.getLogger("allm").exception("an observer failed; its errors are not shown again")
 
 
@@ -120,7 +137,7 @@ class Stream(_Run[R], Iterator[Event]):
             if self._stopping:
                 raise CancelledError("the stream was cancelled")
             item = next(loop)
-            while isinstance(item, Effect):
+            while isinstance(item, ports.effect):
                 try:
                     reply = ports.perform(item)
                 except CancelledError:
@@ -258,7 +275,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
             if self._stopping:
                 raise CancelledError("the stream was cancelled")
             item = next(loop)
-            while isinstance(item, Effect):
+            while isinstance(item, ports.effect):
                 try:
                     reply = await ports.perform(item)
                 except CancelledError:

@@ -43,6 +43,8 @@ _END = object()
 class TaskPorts:
     """Performs the effects of one run and owns what they open; `aclose` releases it."""
 
+    effect = Effect
+
     def __init__(self, plan: Plan, ring: KeyRing, kit: Any) -> None:
         self.plan = plan
         self.ring = ring

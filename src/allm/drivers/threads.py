@@ -39,6 +39,8 @@ class ThreadPorts:
     """Performs the effects of one run and owns what they open. `close` releases it, `cancel` (from any
     thread) ends a wait."""
 
+    effect = Effect
+
     def __init__(self, plan: Plan, ring: KeyRing) -> None:
         self.plan = plan
         self.ring = ring

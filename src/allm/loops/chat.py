@@ -29,6 +29,9 @@ def generate_run(plan: Plan, fold: RunFold) -> Loop[None]:
     return guarded(_one_turn(plan, fold), fold)
 
 
+RUNS = {"response": generate_run, "step": step_run, "chat": chat_run}
+
+
 def _run_id(plan: Plan) -> Loop[str]:
     return plan.session_id or (yield from ask(NewId()))
 

@@ -35,7 +35,7 @@ from allm.loops.effects import (
     ask,
 )
 from allm.loops.plan import Plan
-from allm.ports import CallContext, WireAdapter
+from allm.ports import CallContext, HttpRequest, WireAdapter
 from allm.retry import delay_before_next
 
 _BEFORE_CONTENT = (UsageReported, RawChunk)
@@ -73,7 +73,7 @@ def _located(info: ErrorInfo, plan: Plan, request: Request, attempt: int) -> Err
 
 def _attempt(plan: Plan, request: Request, ctx: CallContext, fold: RunFold) -> Loop[Response]:
     """One try. Nothing is shown before its first content event, so a failed try leaves no trace."""
-    source = _source(plan.adapter, request, ctx)
+    source = _source(plan, request, ctx)
     yield from source.open()
     started = MessageStarted(None, request.model)
     held: list[Event] = []
@@ -138,9 +138,10 @@ class _Source(Protocol):
     def more(self, progress: bool) -> Loop[list[Event] | None]: ...
 
 
-def _source(adapter: Any, request: Request, ctx: CallContext) -> _Source:
+def _source(plan: Plan, request: Request, ctx: CallContext) -> _Source:
+    adapter = plan.adapter
     if hasattr(adapter, "encode"):
-        return _Wire(adapter, request, ctx)
+        return _Wire(adapter, request, ctx, plan.first if request is plan.request else None)
     if hasattr(adapter, "play"):
         return _Played(adapter, request, ctx)
     return _InProcess(adapter, request, ctx)
@@ -149,15 +150,18 @@ def _source(adapter: Any, request: Request, ctx: CallContext) -> _Source:
 class _Wire:
     """A provider behind HTTP: bytes through its decoder."""
 
-    def __init__(self, adapter: WireAdapter, request: Request, ctx: CallContext) -> None:
+    def __init__(
+        self, adapter: WireAdapter, request: Request, ctx: CallContext, encoded: HttpRequest | None
+    ) -> None:
         self.adapter = adapter
+        self.encoded = encoded
         self.request = request
         self.ctx = ctx
         self.size = 0
         self.ended = False
 
     def open(self) -> Loop[None]:
-        http = self.adapter.encode(self.request, self.ctx)
+        http = self.encoded or self.adapter.encode(self.request, self.ctx)
         head = yield from ask(OpenHttp(self.ctx.id, http, self.ctx.timeouts))
         if not 200 <= head.status < 300:
             body = yield from self._refusal()

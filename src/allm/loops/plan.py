@@ -6,7 +6,7 @@ Precedence everywhere: call > request > engine > application defaults > library.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,11 +21,12 @@ from allm.errors import ConfigurationError, ValidationError
 from allm.keys import UNSET, KeyRing
 from allm.limits import Limits, Timeouts
 from allm.options import LOOP_PARAMS, NAMES, REQUEST_FIELDS, ToolErrorPolicy, check_names
-from allm.ports import CallContext
+from allm.ports import CallContext, HttpRequest
 from allm.retry import NO_RETRY, RetryPolicy
-from allm.schemas import schema_of
-from allm.tools import Tool
 from allm.validation import validate
+
+if TYPE_CHECKING:
+    from allm.tools import Tool
 
 
 class View(Struct, frozen=True):
@@ -72,6 +73,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     request_id: str | None = None
     revision: int = 0
+    first: HttpRequest | None = None  # the template encoded, sent by the first model call
 
 
 def make_plan(
@@ -128,7 +130,9 @@ def make_plan(
         **loop,
     )
     _check_loop(plan)
-    ring.check(_key_rule(plan))
+    if hasattr(plan.adapter, "encode"):  # pure: what cannot be sent is known before anything is
+        plan = replace(plan, first=plan.adapter.encode(request, plan.ctx))
+    ring.check(plan.first.key if plan.first is not None else getattr(plan.adapter, "key", None))
     return plan, ring
 
 
@@ -254,6 +258,8 @@ def response_format(value: Any) -> ResponseFormat | None:
         raise ValidationError.of("invalid request", ("response_format", "invalid_shape"))
     if isinstance(value, str):
         raise ValidationError.of("invalid request", ("response_format", "invalid_shape"))
+    from allm.schemas import schema_of
+
     name = getattr(value, "__name__", "response")
     return ResponseFormat(
         "json_schema", "".join(c if c.isalnum() else "_" for c in name)[:64], schema_of(value)
@@ -297,13 +303,8 @@ def _check_loop(plan: Plan) -> None:
         raise ValidationError.of("invalid option", ("max_concurrency", "must_be_positive"))
 
 
-def _key_rule(plan: Plan) -> Any:
-    """The rule of the key that the adapter needs; encoding is pure, so it can be asked beforehand."""
-    if hasattr(plan.adapter, "encode"):
-        return plan.adapter.encode(plan.request, plan.ctx).key
-    return getattr(plan.adapter, "key", None)
-
-
 def next_request(plan: Plan, thread: Thread) -> Request:
     """The template with the thread as it stands now."""
+    if thread.messages is plan.request.messages:
+        return plan.request
     return replace(plan.request, messages=thread.messages)

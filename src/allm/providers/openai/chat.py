@@ -6,9 +6,8 @@ What servers want differently is named in `Quirks`, as data; the rows are in
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -22,14 +21,16 @@ from allm.data.content import (
     ReasoningPart,
     TextPart,
     ToolCall,
+    base64_text,
 )
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import ConfigurationError, UnsupportedError, ValidationError
 from allm.ports import CallContext, HttpHead, HttpRequest, KeyRule
-from allm.providers.openai.chat_stream import ChatDecoder
-from allm.providers.openai.errors import explained
+
+if TYPE_CHECKING:
+    from allm.providers.openai.chat_stream import ChatDecoder
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = KeyRule("openai", ("OPENAI_API_KEY",))
@@ -93,9 +94,13 @@ class OpenAIChat:
         return HttpRequest(url, data, self._headers(options, streaming), self.key)
 
     def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> ChatDecoder:
+        from allm.providers.openai.chat_stream import ChatDecoder
+
         return ChatDecoder(self.name, request, head, ctx.limits)
 
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
+        from allm.providers.openai.errors import explained
+
         return explained(self.name, status, headers, body)
 
     def _url(self, ctx: CallContext) -> str:
@@ -221,7 +226,7 @@ class OpenAIChat:
         if type(part) is ImagePart:
             return _image(part)
         if type(part) is AudioPart:
-            sound = {"data": b64encode(part.data).decode(), "format": part.format}
+            sound = {"data": base64_text(part.data), "format": part.format}
             return {"type": "input_audio", "input_audio": sound}
         if type(part) is FilePart:
             return self._file(part)
@@ -236,7 +241,7 @@ class OpenAIChat:
         elif part.data is not None:
             kind = part.mime_type or "application/pdf"
             file["filename"] = part.filename or "document"
-            file["file_data"] = f"data:{kind};base64,{b64encode(part.data).decode()}"
+            file["file_data"] = f"data:{kind};base64,{base64_text(part.data)}"
         elif part.url is not None and self.quirks.file_urls:
             file["filename"] = part.filename or "document"
             file["file_data"] = part.url
