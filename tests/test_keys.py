@@ -28,7 +28,7 @@ def put(level: str, value: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -
         case "store":
             keys._levels.store["openai"] = value  # an empty one cannot be put
         case "application":
-            allm.configure(keys_by_provider={"openai": value})
+            allm.configure(keys={"openai": value})
         case "environment":
             monkeypatch.setenv("OPENAI_API_KEY", value)
         case "dotenv":

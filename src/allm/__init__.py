@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOMES: Final = {
     "allm.calls": "chat generate step stream stream_generate stream_step",
     "allm.drivers.stream": "AsyncStream Stream",
-    "allm.engine": "Engine configure",
+    "allm.engine": "Engine bind configure",
     "allm.tools": "AskUser Halt Tool ToolContext tool",
     "allm.folds": "ChatFold ResponseFold fold",
     "allm.retry": "RetryPolicy",
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from allm.drivers.stream import AsyncStream as AsyncStream
     from allm.drivers.stream import Stream as Stream
     from allm.engine import Engine as Engine
+    from allm.engine import bind as bind
     from allm.engine import configure as configure
     from allm.errors import *  # noqa: F403
     from allm.folds import ChatFold as ChatFold

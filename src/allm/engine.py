@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from allm import keys
+import msgspec
+
+from allm import keys as key_levels
 from allm.data.freeform import json_value
 from allm.data.requests import ModelRef, ToolSpec
-from allm.errors import ConfigurationError
+from allm.errors import ConfigurationError, ValidationError
 from allm.limits import Limits, Timeouts
 from allm.options import LOOP_PARAMS, REQUEST_FIELDS, check_names
 from allm.retry import NO_RETRY, RetryPolicy
@@ -38,7 +40,7 @@ _APPLICATION = (
 
 def configure(
     *,
-    keys_by_provider: Mapping[str, str] | None = None,
+    keys: Mapping[str, str] | None = None,
     key_source: Any = None,
     env_file: str | None = None,
     **defaults: Any,
@@ -52,11 +54,11 @@ def configure(
         check_names(defaults["params"], _PARAMS, "param")
     if "tools" in defaults:
         defaults["tools"] = as_tools(defaults["tools"])
-    if not defaults and keys_by_provider is None and key_source is None and env_file is None:
+    if not defaults and keys is None and key_source is None and env_file is None:
         application.clear()
     application.update(defaults)
-    keys.configure_keys(
-        keys=dict(keys_by_provider) if keys_by_provider is not None else None,
+    key_levels.configure_keys(
+        keys=dict(keys) if keys is not None else None,
         key_source=key_source,
         env_file=env_file,
     )
@@ -238,6 +240,42 @@ class Engine:
     def put_context(self, name: str, value: Any) -> Engine:
         return self.merge(context={name: value})
 
+    def to_data(self) -> dict[str, Any]:
+        """The engine as JSON data: adapter by name, tools by specification, no handlers, no keys.
+
+        Raises `ConfigurationError` where an adapter, transport or the like is an object of your own.
+        """
+        data: dict[str, Any] = {"model": self.model, "id": self.id}
+        for name in ("adapter", "image_adapter", "embed_adapter", "transport"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigurationError(f"{name} is an object and cannot be stored; use its registered name")
+            data[name] = value
+        for name in ("base_url", "system", "params", "context", "metadata", "adapter_options"):
+            data[name] = json_value(msgspec.to_builtins(getattr(self, name)), name)
+        for name in ("retry", "timeouts", "limits"):
+            data[name] = msgspec.to_builtins(getattr(self, name))
+        data["tools"] = msgspec.to_builtins([item.spec for item in self.tools])
+        return {name: value for name, value in data.items() if value not in (None, {}, [])}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Engine:
+        """The engine that `to_data` wrote. Nothing is imported: attach handlers with `allm.bind`.
+
+        With a base URL of its own it takes no stored key until `trust_base_url()`.
+        """
+        fields = dict(data)
+        kinds: dict[str, Any] = {"retry": RetryPolicy, "timeouts": Timeouts, "limits": Limits}
+        try:
+            for name, kind in kinds.items():
+                if name in fields:
+                    fields[name] = msgspec.convert(fields[name], kind)
+            fields["tools"] = msgspec.convert(fields.get("tools", []), list[ToolSpec])
+        except msgspec.ValidationError as error:
+            raise ValidationError.of("the stored engine cannot be loaded", ("engine", str(error))) from None
+        trusted = "base_url" not in fields and "base_url" not in fields.get("adapter_options", {})
+        return cls(fields.pop("model", None), **{**fields, "trusted": trusted})
+
     def trust_base_url(self) -> Engine:
         """Let an engine that was loaded from data use stored keys with its own base URL."""
         return self.merge(trusted=True)
@@ -263,6 +301,13 @@ def _model_text(model: Any) -> str | None:
     if model is None or (isinstance(model, str) and model):
         return model
     raise ConfigurationError(f"model must be 'provider:model' or a (provider, model) pair, not {model!r}")
+
+
+def bind(engine: Engine, tools: Iterable[Any]) -> Engine:
+    """The engine with handlers attached: `tools` replace those of the same name, none may be new."""
+    attached = as_tools(tools)
+    check_names([item.name for item in attached], [item.name for item in engine.tools], "tool")
+    return engine.merge(tools=attached)
 
 
 def reference(model: str | None, adapter: Any) -> ModelRef:

@@ -295,6 +295,10 @@ def _loop_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
 def _check_loop(plan: Plan) -> None:
     if type(plan.max_turns) is not int or plan.max_turns < 1:
         raise ValidationError.of("invalid option", ("max_turns", "must_be_a_positive_integer"))
+    for tool in plan.tools.values():
+        if tool.isolation != "thread":
+            text = f"the tool {tool.name!r}: isolation={tool.isolation!r} cannot be run yet; leave it out"
+            raise ConfigurationError(text)
     if plan.mode not in ("auto", "manual"):
         raise ValidationError.of("invalid option", ("mode", "must_be_auto_or_manual"))
     if plan.on_tool_error not in ("continue", "halt") and not callable(plan.on_tool_error):
