@@ -39,7 +39,7 @@ def engine_for(faults: Any, scenario: dict[str, Any], mode: str, face: str) -> a
         adapter_options={"streaming": mode == "stream"},
         tools=[weather] if scenario["kind"] == "tool" else [],
         retry=False,
-        timeouts=allm.Timeouts(idle=1.0, request=5.0) if endless else allm.Timeouts(idle=20.0),
+        timeouts=allm.Timeouts(idle=1.0, request=2.0) if endless else allm.Timeouts(idle=20.0),
         limits=allm.Limits(event=1 << 20, body=1 << 22) if endless else allm.Limits(),
     )
 
