@@ -238,3 +238,12 @@ def seconds(count: int) -> float:
 def test_linear_time() -> None:
     small = min(seconds(2_000) for _ in range(3))
     assert min(seconds(8_000) for _ in range(3)) < 8 * small
+
+
+def test_done_after_usage_ends_an_answer_that_never_had_a_finish_reason() -> None:
+    usage = b'data: {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}\n\n'
+    start = stream({"content": "Hello"}, finish=None, done=False)
+    whole = answer(start + usage + b"data: [DONE]\n\n")
+    assert (whole.text, whole.finish_reason, whole.raw_finish_reason) == ("Hello", "other", None)
+    assert failure(start + b"data: [DONE]\n\n").reason == "stream_interrupted"
+    assert failure(start + usage).reason == "stream_interrupted"

@@ -312,7 +312,7 @@ class ChatDecoder:
         events: list[Event] = []
         for name, data in pairs:
             if data == b"[DONE]" or data.strip() == b"[DONE]":
-                return events + self._stream_ended()
+                return events + self._stream_ended(marked=True)
             try:
                 chunk = read_chunk(data)
                 if name == "error":
@@ -324,8 +324,10 @@ class ChatDecoder:
                 break
         return events
 
-    def _stream_ended(self) -> list[Event]:
-        if self._turn.finish is None:
+    def _stream_ended(self, marked: bool = False) -> list[Event]:
+        """`marked`: by `[DONE]`. After a usage report that is an end too: some servers behind OpenRouter
+        and Snowflake never send a finish reason (recorded traffic, read 2026-11)."""
+        if self._turn.finish is None and not (marked and self._turn.reported()):
             return self._failed("stream_interrupted", "the stream ended without a finish reason")
         return self._completed()
 
