@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -187,6 +187,3 @@ class EmbeddingAdapter(Protocol):
     name: str
 
     def embed(self, request: Any, ctx: CallContext) -> Any: ...
-
-
-Events = Iterable[Event]

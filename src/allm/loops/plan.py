@@ -99,14 +99,7 @@ def make_plan(
     limits = _first(options.get("limits"), _set(engine.limits), application.get("limits"), Limits())
     session_id = options.get("session_id", session_id)
     loop = _loop_options(engine, options)
-    view = View(
-        emit_text_deltas=loop.pop("emit_text_deltas", True),
-        emit_tool_deltas=loop.pop("emit_tool_deltas", True),
-        include_raw_chunks=loop.pop("include_raw_chunks", False),
-        on_event=options.get("on_event"),
-        observers=(*engine.observers, *options.get("observers", ())),
-        raise_on_error=loop.pop("raise_on_error", True),
-    )
+    shown = {name: loop.pop(name) for name in View.__struct_fields__ if name in loop}
     plan = Plan(
         engine=engine,
         adapter=adapter,
@@ -118,7 +111,11 @@ def make_plan(
         retry=_retry(engine, options),
         timeouts=timeouts,
         limits=limits,
-        view=view,
+        view=View(
+            on_event=options.get("on_event"),
+            observers=(*engine.observers, *options.get("observers", ())),
+            **shown,
+        ),
         tool_timeout=loop.pop("tool_timeout", timeouts.tool),
         tool_executor=_first(options.get("tool_executor"), engine.tool_executor),
         tool_result_encoder=_first(options.get("tool_result_encoder"), engine.tool_result_encoder),
