@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
-import importlib.util
 import os
 import pickle
 import socket
@@ -15,7 +14,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +41,7 @@ from allm.errors import (
 )
 from allm.limits import Timeouts
 from allm.ports import HttpRequest
+from tests.fault_support import load
 
 KEY = ("authorization", "Bearer sk-very-secret")
 QUICK = Timeouts(connect=0.3, first_event=0.3, idle=0.3, request=20.0)
@@ -757,19 +756,12 @@ def test_https_goes_by_connect_and_a_refusal_is_told(face: Face) -> None:
 
 # ---- the fault server ------------------------------------------------------------------------------
 
-FAULTS = Path(__file__).resolve().parents[3] / "shared" / "tools" / "faultserver.py"
-
 
 @pytest.fixture(scope="module")
 def faults() -> Iterator[Any]:
-    if not FAULTS.exists():
+    module = load()
+    if module is None:
         pytest.skip("the fault server is not beside this checkout")
-    spec = importlib.util.spec_from_file_location("faultserver", FAULTS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["faultserver"] = module
-    spec.loader.exec_module(module)
     server = module.FaultServer(max_seconds=600)
     server.__enter__()
     try:
