@@ -1,4 +1,4 @@
-"""The same call on any model: `python examples/01_hello.py`, or ALLM_MODEL=openai:gpt-4.1-mini with a key."""
+"""The same call on any model: `python examples/01_hello.py`, or ALLM_MODEL=openai:gpt-6-luna with a key."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import allm
 from allm import engine, keys
 from tests.faces import FACES, Face, no_threads_left
 
@@ -16,6 +17,7 @@ def face(request: pytest.FixtureRequest) -> Iterator[Face]:
     chosen: Face = request.param
     with no_threads_left():
         yield chosen
+        allm.close()
     chosen.last = None
 
 

@@ -25,6 +25,7 @@ class Loopback:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # an answer leaves in one write, so that no write waits for an acknowledgement
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -44,9 +45,7 @@ class Loopback:
                 if not bytewise:
                     self.wfile.write(payload)
                     return
-                for i in range(len(payload)):
-                    self.wfile.write(b"1\r\n" + payload[i : i + 1] + b"\r\n")
-                self.wfile.write(b"0\r\n\r\n")
+                self.wfile.write(b"".join([b"1\r\n%c\r\n" % byte for byte in payload]) + b"0\r\n\r\n")
 
             def log_message(self, *args: Any) -> None: ...
 

@@ -110,7 +110,28 @@ def test_messages(message: messages.Message, problem: tuple[str, str]) -> None:
 @SLOW
 @given(strategies.parts)
 def test_every_part_may_be_in_a_message(part: content.Part) -> None:
-    assert message_problems(messages.user((part,))) == []
+    assert message_problems(messages.assistant((part,))) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (content.Image.from_bytes(b"BM"), "missing_mime_type"),
+        (content.Image.from_bytes(b"BM", "image/bmp"), "unsupported_image_format"),
+        (content.Image.from_bytes(b"\x89PNG\r\n\x1a\n"), None),
+        (content.Image.from_bytes(b"RIFF\0\0\0\0WEBP"), None),
+        (content.Image.from_bytes(bytes(20 * 1024 * 1024 + 1), "image/png"), "image_too_large"),
+        (content.Image.from_url("https://example.org/a.bmp"), None),
+        (content.Image.from_file("a.bmp"), None),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_image_gate(image: content.Image, reason: str | None) -> None:
+    expected = [("content[1]", reason)] if reason else []
+    parts = (content.TextPart("x"), content.ImagePart(image))
+    assert message_problems(messages.user(parts)) == expected
+    assert message_problems(messages.tool_result("a", parts)) == expected
+    assert message_problems(messages.assistant(parts)) == []
 
 
 @pytest.mark.parametrize(

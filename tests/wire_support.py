@@ -15,14 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from allm.data.content import ImagePart, ReasoningPart, parsed_call
+from allm.data.content import ImagePart, OpaquePart, ReasoningPart, parsed_call
 from allm.data.events import Event
 from allm.data.failure import ErrorInfo
 from allm.data.requests import Request
 from allm.data.responses import Response, Usage
 from allm.folds import ResponseFold
 from allm.ports import CallContext, HttpHead, WireAdapter
-from allm.providers.openai.errors import redacted
+from allm.providers.refusals import redacted
 
 WIRE = Path(os.environ.get("ALLM_WIRE") or Path(__file__).resolve().parents[1] / ".." / "shared" / "wire")
 DEVIATIONS: dict[str, dict[str, Any]] = json.loads(
@@ -165,15 +165,27 @@ def _error(expected: dict[str, Any], info: ErrorInfo | None) -> list[str]:
 
 
 def _opaque(expected: dict[str, Any], result: Response) -> list[str]:
-    """Counts of what must go back unread: signatures and encrypted items."""
-    parts = [part for part in result.message.parts if type(part) is ReasoningPart]
-    details = [detail for part in parts for detail in part.provider_data.get("reasoning_details", ())]
-    signatures = sum(bool(part.signature) for part in parts)
+    """Counts of what must go back unread: signatures, redacted thinking and encrypted items."""
+    parts = result.message.parts
+    thoughts = [part for part in parts if type(part) is ReasoningPart]
+    details = [detail for part in thoughts for detail in part.provider_data.get("reasoning_details", ())]
+    items = [part.provider_data.get("item", {}) for part in thoughts]
+    signatures = sum(bool(part.signature) for part in thoughts)
+    signatures += sum("thoughtSignature" in part.provider_data for part in parts)
     encrypted = sum(detail.get("type") == "reasoning.encrypted" for detail in details)
+    encrypted += sum(bool(item.get("encrypted_content")) for item in items)
     return [
         *_equal("signatures", expected["signatures"], signatures),
+        *_equal("redacted", expected["redacted"], sum(bool(part.redacted) for part in thoughts)),
         *_equal("encrypted", expected["encrypted"], encrypted),
     ]
+
+
+def _server_tools(expected: list[dict[str, Any]], result: Response) -> list[str]:
+    """What the provider ran itself, in order, as opaque parts that name their type."""
+    items = [part.data for part in result.message.parts if type(part) is OpaquePart]
+    found = [item.get("type") or next(iter(item), None) for item in items if isinstance(item, dict)]
+    return _equal("server tools", [item["type"] for item in expected], found)
 
 
 def _calls(expected: list[dict[str, Any]], result: Response) -> list[str]:
@@ -229,13 +241,15 @@ def _usage(expected: dict[str, Any] | None, usage: Usage | None) -> list[str]:
 
 def _finish(expected: dict[str, Any], result: Response) -> list[str]:
     accepted = [expected["normalized"], *expected.get("accept", ())]
-    found = [] if result.finish_reason in accepted else _equal("finish", accepted, result.finish_reason)
+    word = "other" if result.finish_reason == "paused" else result.finish_reason  # they have no word for it
+    found = [] if word in accepted else _equal("finish", accepted, word)
     return found + _equal("raw finish", expected["raw"], result.raw_finish_reason)
 
 
 def _rest(expected: dict[str, Any], result: Response) -> list[str]:
     images = [part for part in result.message.parts if type(part) is ImagePart]
     return [
+        *_server_tools(expected.get("server_tools", []), result),
         *_equal("refusal", expected["refusal"] or None, result.refusal),
         *_equal("images", len(expected["images"]), len(images)),
         *_equal("annotations", expected["annotations"], len(result.metadata.get("annotations", ()))),

@@ -23,8 +23,12 @@ _HOMES: Final = {
     "allm.limits": "Limits Timeouts",
     "allm.providers": "register_provider",
     "allm.validation": "validate",
+    "allm.preparing": "Report Target prepare",
+    "allm.capabilities": "Capabilities capabilities_of register_capabilities unregister_capabilities",
     "allm.data.codec": "from_json from_msgpack to_json to_msgpack",
-    "allm.data.content": ("AudioPart FilePart Image ImagePart OpaquePart ReasoningPart TextPart ToolCall"),
+    "allm.data.content": (
+        "AudioPart FilePart Image ImagePart OpaquePart Origin ReasoningPart TextPart ToolCall"
+    ),
     "allm.data.messages": "Message Thread assistant system tool_result user",
     "allm.data.requests": "ModelRef Request ResponseFormat ToolSpec json_schema",
     "allm.data.responses": "ChatResult Response StepResult Usage",
@@ -63,6 +67,10 @@ if TYPE_CHECKING:
     from allm.calls import stream as stream
     from allm.calls import stream_generate as stream_generate
     from allm.calls import stream_step as stream_step
+    from allm.capabilities import Capabilities as Capabilities
+    from allm.capabilities import capabilities_of as capabilities_of
+    from allm.capabilities import register_capabilities as register_capabilities
+    from allm.capabilities import unregister_capabilities as unregister_capabilities
     from allm.data.codec import from_json as from_json
     from allm.data.codec import from_msgpack as from_msgpack
     from allm.data.codec import to_json as to_json
@@ -85,6 +93,9 @@ if TYPE_CHECKING:
     from allm.folds import fold as fold
     from allm.limits import Limits as Limits
     from allm.limits import Timeouts as Timeouts
+    from allm.preparing import Report as Report
+    from allm.preparing import Target as Target
+    from allm.preparing import prepare as prepare
     from allm.providers import register_provider as register_provider
     from allm.retry import RetryPolicy as RetryPolicy
     from allm.tools import AskUser as AskUser

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from allm.data.responses import ChatResult, Response, StepResult
+from allm.drivers import run
 from allm.drivers.stream import Stream
 from allm.engine import Engine
 from allm.options import CallOptions
-from allm.runs import run
 
 
 def stream_generate(engine: Engine, input: Any, **options: Unpack[CallOptions]) -> Stream[Response]:

@@ -110,6 +110,8 @@ class EngineFields(TypedDict, total=False):
     limits: Limits
     transport: Any
     observers: Iterable[Any]
+    on_unsupported: Literal["adapt", "raise", "pass"] | None
+    orphans: Literal["answer", "refuse"] | None
     metadata: Mapping[str, Any]
     id: str
     trusted: bool
@@ -128,8 +130,8 @@ class Engine:
 
     __slots__ = (
         "adapter", "adapter_options", "base_url", "context", "embed_adapter", "id", "image_adapter",
-        "limits", "metadata", "model", "observers", "params", "retry", "system", "timeouts",
-        "tool_executor", "tool_result_encoder", "tools", "transport", "trusted",
+        "limits", "metadata", "model", "observers", "on_unsupported", "orphans", "params", "retry", "system",
+        "timeouts", "tool_executor", "tool_result_encoder", "tools", "transport", "trusted",
     )  # fmt: skip
 
     adapter: Any
@@ -146,6 +148,8 @@ class Engine:
     system: str | None
     base_url: str | None
     observers: tuple[Any, ...]
+    on_unsupported: str | None
+    orphans: str | None
     tool_executor: Any
     tool_result_encoder: Any
     transport: Any
@@ -177,6 +181,8 @@ class Engine:
             "limits": fields.get("limits", Limits()),
             "transport": fields.get("transport", "auto"),
             "observers": tuple(fields.get("observers", ())),
+            "on_unsupported": fields.get("on_unsupported"),
+            "orphans": fields.get("orphans"),
             "metadata": json_value(fields.get("metadata", {}), "metadata"),
             "system": fields.get("system"),
             "id": fields.get("id") or os.urandom(8).hex(),
@@ -251,7 +257,16 @@ class Engine:
             if value is not None and not isinstance(value, str):
                 raise ConfigurationError(f"{name} is an object and cannot be stored; use its registered name")
             data[name] = value
-        for name in ("base_url", "system", "params", "context", "metadata", "adapter_options"):
+        for name in (
+            "base_url",
+            "system",
+            "on_unsupported",
+            "orphans",
+            "params",
+            "context",
+            "metadata",
+            "adapter_options",
+        ):
             data[name] = json_value(msgspec.to_builtins(getattr(self, name)), name)
         for name in ("retry", "timeouts", "limits"):
             data[name] = msgspec.to_builtins(getattr(self, name))

@@ -38,10 +38,6 @@ from allm.data.responses import ChatResult, Response, StepResult, Usage
 Result = Response | StepResult | ChatResult
 
 
-_UNSAID: Final = Message("assistant")
-"""The message of a response whose parts came as events."""
-
-
 class _OpenPart:
     """A text, reasoning or call part whose deltas are still coming."""
 
@@ -109,11 +105,11 @@ class ResponseFold:
 
     def _call_completed(self, event: ToolCallCompleted) -> None:
         index = self._calls.get(event.call.id, event.index)
-        self._close(self._next_index() if index is None else index, event.call)
+        self._close(self.next_index if index is None else index, event.call)
 
     def _raw(self, event: RawChunk) -> None:
         if event.part is not None:
-            self._close(self._next_index() if event.index is None else event.index, event.part)
+            self._close(self.next_index if event.index is None else event.index, event.part)
 
     def _started(self, event: MessageStarted) -> None:
         self.started = event
@@ -131,7 +127,9 @@ class ResponseFold:
         self._open.pop(index, None)
         self._done[index] = part
 
-    def _next_index(self) -> int:
+    @property
+    def next_index(self) -> int:
+        """The position after all parts so far."""
         return max((*self._done, *self._open), default=-1) + 1
 
     @property
@@ -148,7 +146,9 @@ class ResponseFold:
     def response(self) -> Response:
         ended = self.ended
         if ended is not None and self.error is None:
-            message = self.message if ended.message == _UNSAID else ended.message
+            message = ended.message
+            if not message.content:
+                message = replace(message, content=self.message.content)
             usage = self.usage if ended.usage is None else ended.usage
             return replace(ended, message=message, usage=usage)
         started = self.started or MessageStarted()

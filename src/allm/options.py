@@ -19,8 +19,10 @@ ToolErrorPolicy = Literal["continue", "halt"] | Callable[[ToolCall, ErrorInfo], 
 class CallOptions(TypedDict, total=False):
     """Every option is optional. Durations are seconds.
 
-    Sent to the model: `model` to `options`. The loop: `mode` (`auto`, `manual`), `max_turns` (8),
-    `halt_when(step) -> bool`, the tools' policies. The view: `emit_*`, `include_raw_chunks`, `on_event`.
+    Sent to the model: `model` to `options`. `on_unsupported`: what the model cannot take is adapted with
+    a warning, refused, or passed on. `orphans`: calls without a result are answered or refused. The
+    loop: `mode` (`auto`, `manual`), `max_turns` (8), `halt_when(step) -> bool`, the tools' policies. The
+    view: `emit_*`, `include_raw_chunks`, `on_event`.
     """
 
     model: Any
@@ -40,6 +42,8 @@ class CallOptions(TypedDict, total=False):
     options: Mapping[str, Any]
     metadata: Mapping[str, Any]
     adapter_options: Mapping[str, Any]
+    on_unsupported: Literal["adapt", "raise", "pass"]
+    orphans: Literal["answer", "refuse"]
     mode: Literal["auto", "manual"]
     max_turns: int
     halt_when: Callable[[StepResult], bool]
@@ -71,8 +75,8 @@ REQUEST_FIELDS = (
 """The options that become fields of the `Request`; engine `params` may hold them too."""
 
 LOOP_PARAMS = (
-    "mode", "max_turns", "on_tool_error", "tool_timeout", "max_concurrency", "emit_text_deltas",
-    "emit_tool_deltas", "include_raw_chunks", "raise_on_error",
+    "on_unsupported", "orphans", "mode", "max_turns", "on_tool_error", "tool_timeout", "max_concurrency",
+    "emit_text_deltas", "emit_tool_deltas", "include_raw_chunks", "raise_on_error",
 )  # fmt: skip
 """The options of the loop that engine `params` and application defaults may hold."""
 

@@ -30,13 +30,17 @@ class KeyRule(Struct, frozen=True):
 
 
 class HttpRequest(Struct, frozen=True):
-    """A request without its key: the driver adds that when it opens the connection."""
+    """A request without its key: the driver adds that when it opens the connection.
+
+    `warnings` say what the encoder left out or changed; they end up in `Response.warnings`.
+    """
 
     url: str
     body: bytes = b""
     headers: dict[str, str] = {}
     key: KeyRule | None = None
     method: str = "POST"
+    warnings: tuple[str, ...] = ()
 
 
 class HttpHead(Struct, frozen=True):
@@ -50,7 +54,8 @@ class CallContext(Struct, frozen=True, kw_only=True):
     """What an adapter may know of a call beside the request.
 
     `id` names the effect (`<run>/<revision>/model`). `api_key` is set for in-process adapters
-    only, by the driver. `cancelled()` turns true when nobody waits for the answer any more.
+    only, by the driver. `cancelled()` turns true when nobody waits for the answer any more. `orphans` is
+    what becomes of calls without a result (`allm.prepare`).
     """
 
     id: str = ""
@@ -58,6 +63,7 @@ class CallContext(Struct, frozen=True, kw_only=True):
     adapter_options: dict[str, Any] = {}
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    orphans: str = "answer"
     api_key: str | None = None
     cancelled: Any = bool  # Callable[[], bool]; bool() is False
 
@@ -80,7 +86,13 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class WireAdapter(Protocol):
-    """A provider as three pure parts. It opens nothing and never sees a key."""
+    """A provider as three pure parts. It opens nothing and never sees a key.
+
+    Two more methods are optional. `target(request, ctx) -> Origin` says where the request goes: with it
+    the request is checked against what the model can do. `resume(request, response, ctx) -> Request |
+    None` continues an answer that the provider paused: `request` is the one that was asked first,
+    `response` the answer so far.
+    """
 
     name: str
 
@@ -113,7 +125,8 @@ class Transport(Protocol):
     """Blocking HTTP: one open answer at a time, made by `open`.
 
     `key_header` is the name and value of the header that carries the key; it is in no error.
-    `on_connection` is called at once with a function that ends this `open` from another thread.
+    `on_connection` is called at once with a function that ends this `open` from another thread. A
+    transport that asks nobody says `keyless = True`; then no key is looked for.
     """
 
     def open(
@@ -145,9 +158,12 @@ class AsyncTransport(Protocol):
 
 
 class AsyncBody(Protocol):
+    """An answer that is being read. `cancel` is called on the loop and ends a waiting `read`."""
+
     head: HttpHead
 
     async def read(self, timeout: float | None) -> bytes: ...
+    def cancel(self) -> None: ...
     async def aclose(self) -> None: ...
 
 

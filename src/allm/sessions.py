@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from allm.data.sessions import Session, SessionTurn
+from allm.drivers import session_run
 from allm.drivers.stream import Stream
 from allm.engine import Engine
 from allm.loops import session as rules
 from allm.options import CallOptions
-from allm.runs import session_run
 
 
 def stream_start(

@@ -21,6 +21,8 @@ Problem = tuple[str, str]
 
 PART_TYPES: Final = frozenset(get_args(Part))
 RESERVED_NAMES: Final = frozenset({"auto", "none", "required"})  # words of tool_choice
+IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/webp", "image/gif")
+MAX_IMAGE: Final = 20 * 1024 * 1024  # bytes
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORMATS: Final = ("text", "json_object", "json_schema")
 _TEXT_ROLES: Final = ("system", "user", "assistant")
@@ -61,9 +63,25 @@ def _content_problems(message: Message, path: str) -> list[Problem]:
     for index, part in enumerate(content):
         if type(part) not in PART_TYPES:
             problems.append((f"{path}[{index}]", "invalid_part_type"))
-        elif type(part) is ImagePart and message.role == "system":
-            problems.append((f"{path}[{index}]", "image_in_system_message"))
+        elif type(part) is ImagePart:
+            reason = _image_reason(part.image, message.role)
+            if reason is not None:
+                problems.append((f"{path}[{index}]", reason))
     return problems
+
+
+def _image_reason(image: Image, role: str) -> str | None:
+    """Why an image cannot be sent: the gate that all providers share. Files and links are not looked at;
+    what a model drew itself passes."""
+    if role == "system":
+        return "image_in_system_message"
+    if role == "assistant" or image.data is None:
+        return None
+    if len(image.data) > MAX_IMAGE:
+        return "image_too_large"
+    if image.mime_type is None:
+        return "missing_mime_type"
+    return None if image.mime_type in IMAGE_TYPES else "unsupported_image_format"
 
 
 def messages_problems(messages: Any, path: str = "messages") -> list[Problem]:

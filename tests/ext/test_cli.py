@@ -37,7 +37,7 @@ real = pytest.mark.skipif(bool(have_model()), reason=have_model() or "there")
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("OPENAI_API_KEY", "ALLM_MODEL", "ALLM_DEBUG", "NO_COLOR"):
+    for name in (*cli.MODELS, "ALLM_MODEL", "ALLM_DEBUG", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ALLM_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
@@ -120,7 +120,7 @@ def test_a_failure_as_json_is_the_last_event(play: Play, capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["type"] == "error"
     assert err.startswith("allm: ")
-    assert "OPENAI_API_KEY" in err
+    assert "check the key of this provider" in err
 
 
 @pytest.mark.parametrize("inline", [True, False])
@@ -247,8 +247,9 @@ def test_the_model_is_chosen_in_order(
     assert chosen() == "local"
     note = "allm: no key set; the local model SmolLM2-135M answers (small, on this machine)\n"
     assert capsys.readouterr().err == note
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    assert chosen() == "openai:gpt-4.1-mini"
+    for variable, model in reversed(cli.MODELS.items()):
+        monkeypatch.setenv(variable, "k")
+        assert chosen() == model
     monkeypatch.setenv("ALLM_MODEL", "openai:other")
     assert chosen() == "openai:other"
     assert chosen("--model", "local") == "local"

@@ -27,6 +27,7 @@ from allm.providers.compatible import TABLE, adapter
 from allm.providers.openai.chat import OpenAIChat
 
 TOOL = ToolSpec("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
+CLOSED = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 
 
 def sent(provider: str = "openai", ctx: CallContext | None = None, **fields: Any) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def sent(provider: str = "openai", ctx: CallContext | None = None, **fields: Any
 
 
 def encoded(provider: str = "openai", ctx: CallContext | None = None, **fields: Any) -> HttpRequest:
-    request: HttpRequest = resolve(provider).encode(Request(**fields), ctx or CallContext())
+    chosen = OpenAIChat() if provider == "openai" else resolve(provider)
+    request: HttpRequest = chosen.encode(Request(**fields), ctx or CallContext())
     return request
 
 
@@ -70,7 +72,8 @@ def test_system_comes_first() -> None:
     [
         ("openai", "gpt-6-luna", None, "max_completion_tokens"),
         ("openai", "o3", None, "max_completion_tokens"),
-        ("openai", "gpt-4o", None, "max_tokens"),
+        ("openai", "gpt-4o", None, "max_completion_tokens"),
+        ("openai", "gpt-6-luna", "https://eu.api.openai.com/v1", "max_completion_tokens"),
         ("openai", "whatever", "http://localhost:9/v1", "max_tokens"),
         ("groq", "x", None, "max_completion_tokens"),
         ("mistral", "x", None, "max_tokens"),
@@ -111,14 +114,18 @@ def test_tool_choice_words(choice: str) -> None:
 
 
 def test_tools() -> None:
-    body = sent(tools=(TOOL, ToolSpec("now", strict=True)), tool_choice="add", parallel_tool_calls=False)
+    body = sent(
+        tools=(TOOL, ToolSpec("now", schema=CLOSED, strict=True)),
+        tool_choice="add",
+        parallel_tool_calls=False,
+    )
     assert body["tools"][0] == {
         "type": "function",
         "function": {"name": "add", "description": "Adds.", "parameters": TOOL.schema},
     }
     assert body["tools"][1]["function"] == {
         "name": "now",
-        "parameters": {"type": "object", "properties": {}},
+        "parameters": CLOSED,
         "strict": True,
     }
     assert body["tool_choice"] == {"type": "function", "function": {"name": "add"}}
@@ -127,9 +134,12 @@ def test_tools() -> None:
 
 
 def test_response_format() -> None:
-    wanted = json_schema("person", {"type": "object"})
-    schema = {"name": "person", "schema": {"type": "object"}, "strict": True}
+    wanted = json_schema("person", CLOSED)
+    schema = {"name": "person", "schema": CLOSED, "strict": True}
     assert sent(response_format=wanted)["response_format"] == {"type": "json_schema", "json_schema": schema}
+    loose = json_schema("person", {"type": "object"}, strict=False)
+    assert sent(response_format=loose)["response_format"]["json_schema"]["strict"] is False
+    assert sent("deepseek", response_format=loose)["response_format"] == {"type": "json_object"}
     assert sent("deepseek", response_format=wanted)["response_format"] == {"type": "json_object"}
     assert sent(response_format=ResponseFormat("json_object"))["response_format"] == {"type": "json_object"}
     assert "response_format" not in sent(response_format=ResponseFormat())
@@ -191,11 +201,41 @@ def test_custom_calls() -> None:
 
 
 def test_tool_messages() -> None:
+    calls = assistant([ToolCall("c", "add"), ToolCall("d", "add")])
+    shown = tool_result("d", [TextPart("x"), ImagePart(Image.from_url("u"))])
+    messages = sent(messages=(user("q"), calls, tool_result("c", "3"), shown))["messages"]
+    assert messages[2] == {"role": "tool", "tool_call_id": "c", "content": "3"}
+    assert [message["role"] for message in messages[3:]] == ["tool", "user"]  # pictures stand in a message
+    assert messages[4]["content"][-1] == {"type": "image_url", "image_url": {"url": "u"}}
+
+
+def test_what_was_left_out_is_told() -> None:
+    foreign = assistant([ReasoningPart("t", origin=Origin("gemini")), TextPart("a")])
+    request = encoded(model="m", messages=(user("q"), foreign, user("?")))
+    assert [warning.partition(":")[0] for warning in request.warnings] == ["dropped"]
+    open_tool = ToolSpec("f", schema={"type": "object", "additionalProperties": True}, strict=True)
+    assert any("tool f" in warning for warning in encoded(model="m", tools=(open_tool,)).warnings)
+
+
+def test_orphans() -> None:
+    thread = (user("q"), assistant([ToolCall("c", "add")]), user("?"))
+    assert [message["role"] for message in sent(messages=thread)["messages"]][2] == "tool"
+    with pytest.raises(ValidationError):
+        sent(ctx=CallContext(orphans="refuse"), messages=thread)
+
+
+def test_target() -> None:
+    assert OpenAIChat("groq").target(Request(model="m"), CallContext()) == Origin("groq", "chat", "m")
+
+
+def test_reasoning_and_cache_as_objects() -> None:
     body = sent(
-        messages=(tool_result("c", "3"), tool_result("d", [TextPart("x"), ImagePart(Image.from_url("u"))]))
+        reasoning={"effort": "low", "verbosity": "high", "summary": "auto"},
+        prompt_cache={"key": "k", "retention": "long", "prompt_cache_options": {"mode": "explicit"}},
     )
-    assert body["messages"][0] == {"role": "tool", "tool_call_id": "c", "content": "3"}
-    assert [item["type"] for item in body["messages"][1]["content"]] == ["text", "image_url"]
+    assert (body["reasoning_effort"], body["verbosity"], body["prompt_cache_key"]) == ("low", "high", "k")
+    assert (body["prompt_cache_retention"], body["prompt_cache_options"]) == ("24h", {"mode": "explicit"})
+    assert "prompt_cache_key" not in sent("groq", prompt_cache="k")
 
 
 def test_reasoning_goes_back_to_its_origin_only() -> None:
@@ -220,7 +260,7 @@ def test_reasoning_goes_back_to_its_origin_only() -> None:
 def test_opaque_parts_and_signatures_of_others_stay_here() -> None:
     mine, other = Origin("openai"), Origin("gemini")
     assert replayed("openai", OpaquePart({"type": "x"}, origin=mine))["content"] == [{"type": "x"}]
-    assert replayed("openai", OpaquePart({"type": "x"}, origin=other))["content"] == ""
+    assert replayed("openai", OpaquePart({"type": "x"}, origin=other), TextPart("t"))["content"] == "t"
     data = {"extra_content": {"google": {"thought_signature": "s"}}}
     call = replayed("openai", ToolCall("c", "f", provider_data=data, origin=mine))["tool_calls"][0]
     assert call["extra_content"] == data["extra_content"]

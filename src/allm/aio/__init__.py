@@ -9,10 +9,10 @@ from typing import Any, Unpack
 
 from allm.aio import sessions
 from allm.data.responses import ChatResult, Response, StepResult
+from allm.drivers import run
 from allm.drivers.stream import AsyncStream
 from allm.engine import Engine
 from allm.options import CallOptions
-from allm.runs import run
 
 __all__ = ["aclose", "chat", "generate", "sessions", "step", "stream", "stream_generate", "stream_step"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from allm.data.base import Data
+from allm.data import Data
 from allm.data.freeform import normalise
 from allm.errors import ValidationError
 
@@ -17,14 +17,21 @@ _EXTENSIONS = {
     "webp": "image/webp",
     "gif": "image/gif",
 }
+_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
 class Origin(Data, frozen=True):
-    """Where a part came from: what is bound to a provider goes back to that provider only."""
+    """Where a part came from: what is bound to a provider goes back to that provider only.
+
+    `endpoint` is the dialect (`chat`, `responses`, `messages`, `generate`), `model` the id that was
+    asked for; an empty one means any. `prefix` is the digest of all that came before the part, where the
+    provider binds the part to it.
+    """
 
     provider: str
     endpoint: str = ""
     model: str = ""
+    prefix: str = ""
     extra: dict[str, Any] = {}
 
 
@@ -51,13 +58,14 @@ class Image(Data, frozen=True, kw_only=True):
             raise ValidationError.of("invalid image", ("image", "exactly_one_of_data_url_path"))
 
     @classmethod
-    def from_bytes(cls, data: bytes, mime_type: str) -> Image:
-        return cls(data=bytes(data), mime_type=mime_type)
+    def from_bytes(cls, data: bytes, mime_type: str | None = None) -> Image:
+        """The type is read from the bytes where it is not given: png, jpeg, gif, webp."""
+        return cls(data=bytes(data), mime_type=mime_type or _recognised(data))
 
     @classmethod
-    def from_base64(cls, text: str, mime_type: str) -> Image:
+    def from_base64(cls, text: str, mime_type: str | None = None) -> Image:
         """Raises `ValidationError` where `text` is not base64."""
-        return cls(data=_base64(text), mime_type=mime_type)
+        return cls.from_bytes(_base64(text), mime_type)
 
     @classmethod
     def from_url(cls, url: str) -> Image:
@@ -85,6 +93,13 @@ class Image(Data, frozen=True, kw_only=True):
         if self.mime_type is None:
             raise ValidationError.of("no data URI", ("image", "missing_mime_type"))
         return f"data:{self.mime_type};base64,{base64_text(self.data)}"
+
+
+def _recognised(data: bytes) -> str | None:
+    """The media type that the first bytes tell."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
 
 
 def base64_text(data: bytes) -> str:

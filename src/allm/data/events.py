@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from allm.data.base import Data
+from allm.data import Data
 from allm.data.content import AudioPart, ImagePart, OpaquePart, ReasoningPart, TextPart, ToolCall
 from allm.data.failure import ErrorInfo
 from allm.data.freeform import normalise

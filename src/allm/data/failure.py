@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from allm.data.base import Data
+from allm.data import Data
 
 REASONS: Final = frozenset(
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from allm.data.base import Data
+from allm.data import Data
 from allm.data.content import Part, ReasoningPart, TextPart, ToolCall
 from allm.data.freeform import normalise, tupled
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from allm.data.base import Data
+from allm.data import Data
 from allm.data.freeform import normalise, tupled
 from allm.data.messages import Message
 from allm.errors import ConfigurationError

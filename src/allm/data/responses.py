@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from allm.data.base import Data
+from allm.data import Data
 from allm.data.content import ToolCall
 from allm.data.failure import ErrorInfo
 from allm.data.freeform import normalise, tupled
@@ -55,7 +55,7 @@ _COUNTERS = tuple(name for name in Usage.__struct_fields__ if name not in ("raw"
 class Response(Data, frozen=True, kw_only=True):
     """The folded answer of one model call.
 
-    `finish_reason` is `stop`, `length`, `tool_calls`, `content_filter`, `error`, `cancelled` or
+    `finish_reason` is `stop`, `length`, `tool_calls`, `content_filter`, `paused`, `error`, `cancelled` or
     `other`; `raw_finish_reason` is the provider's own word. `error` is set where the call failed on
     the way: text, calls and usage up to there are kept.
     """

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from allm.data.base import Data
+from allm.data import Data
 from allm.data.content import Part, ToolCall
 from allm.data.failure import ErrorInfo
 from allm.data.freeform import normalise, tupled

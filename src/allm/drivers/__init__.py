@@ -1,1 +1,70 @@
-"""What performs effects: the only place with sockets, threads, tasks and clocks."""
+"""What performs effects: the only place with sockets, threads, tasks and clocks.
+
+This file makes a run of each verb (plan, loop, layer), for the blocking and the awaited face alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from allm.engine import Engine
+from allm.loops.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from allm.data.messages import Thread
+    from allm.data.sessions import Session, SessionTurn
+    from allm.folds import RunFold
+    from allm.loops.effects import Loop
+
+S = TypeVar("S")
+
+
+def start(plan: Plan, fold: RunFold) -> Loop[None]:
+    """The loop of the layer that the fold is for; loaded at the first event."""
+    from allm.loops.chat import RUNS
+
+    return RUNS[fold.layer](plan, fold)
+
+
+def _load(thread: Thread) -> Thread:
+    from allm.drivers.files import loaded
+
+    return loaded(thread)
+
+
+def run(make: Callable[..., S], layer: str, engine: Engine, input: Any, options: Mapping[str, Any]) -> S:
+    """A stream (`make` is its class) over a stateless verb; mistakes of the caller raise here."""
+    plan, ring = make_plan(engine, input, options, load=_load)
+    return make(plan, ring, start, layer, _itself)
+
+
+def session_run(
+    make: Callable[..., S],
+    layer: str,
+    engine: Engine,
+    before: Session,
+    ready: Session,
+    options: Mapping[str, Any],
+) -> S:
+    """A stream over one turn of a session: its result is a `SessionTurn`."""
+    plan, ring = make_plan(
+        engine,
+        ready.thread,
+        options,
+        session_context=ready.context,
+        session_id=ready.id,
+        revision=ready.revision,
+        load=_load,
+    )
+
+    def finish(result: Any) -> SessionTurn:
+        from allm.loops.session import turned
+
+        return turned(before, ready, result)
+
+    return make(plan, ring, start, layer, finish)
+
+
+def _itself(result: Any) -> Any:
+    return result

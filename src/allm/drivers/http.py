@@ -990,7 +990,7 @@ class _AsyncWire(httpcore2.AsyncNetworkStream):
 
 
 class AsyncHttpBody:
-    """An answer over the awaited transport; see `allm.ports.AsyncBody`. Cancel by cancelling the task."""
+    """An answer over the awaited transport; see `allm.ports.AsyncBody`."""
 
     __slots__ = ("_call", "_chunks", "_closed", "_inflate", "_line", "_stream", "_transport", "head")
 
@@ -1006,6 +1006,8 @@ class AsyncHttpBody:
 
     async def read(self, timeout: float | None = None) -> bytes:
         if self._closed:
+            if self._call.cancelled:
+                raise self._call.ended()
             return b""
         self._call.reading(timeout)
         failure: AllmError | None = None
@@ -1050,6 +1052,11 @@ class AsyncHttpBody:
         if not self._closed:
             self._closed = True
             self._line.kill()
+
+    def cancel(self) -> None:
+        """End a waiting `read`, which raises CancelledError; from the loop's own thread."""
+        self._call.cancelled = True
+        self._line.kill()
 
     async def _end_chunks(self) -> None:
         closing = getattr(self._chunks, "aclose", None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from allm.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 def current_kit() -> Any:
@@ -98,6 +100,32 @@ class AsyncioKit:
             await inner
             raise
 
+    async def interruptible(
+        self, work: Callable[[], Awaitable[T]], hold: Callable[[Callable[[], None]], None]
+    ) -> T | None:
+        """What `work` gives; `None` where the function that `hold` was given is called, on the loop,
+        before it has ended."""
+        import asyncio
+
+        interrupted = False
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            if not interrupted and scope.when() is None:
+                interrupted = True
+                scope.reschedule(0.0)
+
+        try:
+            async with asyncio.timeout(None) as scope:
+                hold(interrupt)
+                return await work()
+        except TimeoutError:
+            if not interrupted:
+                raise
+            return None
+        finally:
+            hold(_nothing)
+
     def later(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` when nobody can await it: the stream was dropped."""
         if not self.loop.is_closed():
@@ -170,8 +198,22 @@ class TrioKit:
 
     async def join(self) -> None: ...
 
+    async def interruptible(
+        self, work: Callable[[], Awaitable[T]], hold: Callable[[Callable[[], None]], None]
+    ) -> T | None:
+        with self.trio.CancelScope() as scope:
+            hold(scope.cancel)
+            try:
+                return await work()
+            finally:
+                hold(_nothing)
+        return None
+
     async def shielded(self, work: Callable[[], Awaitable[None]]) -> None:
         with self.trio.CancelScope(shield=True):
             await work()
 
     def later(self, work: Callable[[], Awaitable[None]]) -> None: ...
+
+
+def _nothing() -> None: ...

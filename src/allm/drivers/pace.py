@@ -8,6 +8,10 @@ from allm.data.failure import ErrorInfo
 from allm.errors import AllmError, raised
 from allm.limits import Timeouts
 
+FRAME_SECONDS = 0.05
+"""How long the end of the connection's frame is awaited after a complete answer: a new connection costs
+more than that."""
+
 
 class Pace:
     """Deadlines of the run, of the request being read, and of the silence between two events."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextvars
 import random
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from allm.data.events import Event
-from allm.drivers.pace import Pace
-from allm.drivers.threads import _adapter_key, finished_key, key_header
+from allm.drivers.pace import FRAME_SECONDS, Pace
+from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed
 from allm.drivers.toolwork import ToolWork, awaited, start_thread
-from allm.errors import CancelledError
+from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.folds import unfold
 from allm.keys import KeyRing
 from allm.loops.effects import (
@@ -52,6 +54,7 @@ class TaskPorts:
         self.pace = Pace(plan.timeouts)
         self.stopped = threading.Event()
         self.body: AsyncBody | None = None
+        self.interrupt: Callable[[], None] = _nothing
         self.events: Iterator[Event] | AsyncIterator[Event] | None = None
         self.tools = ToolWork()
         self.finished: deque[tuple[StartTool, ToolDone]] = deque()
@@ -68,21 +71,35 @@ class TaskPorts:
     async def _open_http(self, effect: OpenHttp) -> HttpHead:
         await self._close_body(None)
         self.pace.opening(effect.timeouts)
-        key = key_header(self.ring, effect.request)
+        request = keyed(self.plan, effect.request)
+        key = key_header(self.ring, request)
         if key is not None and isawaitable(key[1]):
             key = (key[0], await key[1])
-        self.body = await self._transport().open(
-            effect.request, effect.timeouts, finished_key(effect.request, key)
+        header = finished_key(request, key)
+        opened = await self.kit.interruptible(
+            lambda: self._transport().open(request, effect.timeouts, header), self._opening
         )
-        return self.body.head
+        if opened is None:
+            raise CancelledError("the stream was cancelled")
+        self.body = opened
+        return opened.head  # type: ignore[no-any-return]
+
+    def _opening(self, interrupt: Callable[[], None]) -> None:
+        self.interrupt = interrupt
+        if self.stopped.is_set():
+            interrupt()
 
     def _transport(self) -> Any:
+        """The engine's own: an `AsyncTransport`, or what holds one as `awaited`; else the loop's."""
         chosen = self.plan.engine.transport
-        if hasattr(chosen, "aopen"):
-            return chosen
-        from allm.drivers.http import async_transport_for
+        if chosen is None or isinstance(chosen, str):
+            from allm.drivers.http import async_transport_for
 
-        return async_transport_for()
+            return async_transport_for()
+        chosen = getattr(chosen, "awaited", chosen)
+        if not hasattr(chosen, "aclose"):
+            raise ConfigurationError("the engine's transport is a blocking one; use it without allm.aio")
+        return chosen
 
     async def _read_body(self, effect: ReadBody) -> bytes:
         assert self.body is not None
@@ -91,7 +108,11 @@ class TaskPorts:
     async def _close_body(self, effect: CloseBody | None) -> None:
         body, self.body = self.body, None
         if body is not None:
-            await self.kit.shielded(body.aclose)
+            try:
+                if effect is not None and effect.whole:
+                    await _read_frame(body)
+            finally:
+                await self.kit.shielded(body.aclose)
         events, self.events = self.events, None
         if events is None:
             return
@@ -199,9 +220,10 @@ class TaskPorts:
 
     def _cancelled(self) -> None:
         self.wake.set()
-        body = self.body
-        if body is not None and hasattr(body, "cancel"):
-            body.cancel()
+        if self.body is not None:
+            self.body.cancel()
+        else:
+            self.interrupt()
 
     async def aclose(self) -> None:
         self.stopped.set()
@@ -215,6 +237,14 @@ class TaskPorts:
         """The stream was garbage: close when the loop comes round."""
         self.stopped.set()
         self.kit.later(self.aclose)
+
+
+async def _read_frame(body: AsyncBody) -> None:
+    """Read what may be left of a complete answer."""
+    until = time.monotonic() + FRAME_SECONDS
+    with suppress(AllmError):
+        while (left := until - time.monotonic()) > 0 and await body.read(left):
+            pass
 
 
 def _nothing() -> None: ...

@@ -5,16 +5,18 @@ from __future__ import annotations
 import queue
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from allm.data.events import Event
-from allm.drivers.pace import Pace
+from allm.drivers.pace import FRAME_SECONDS, Pace
 from allm.drivers.toolwork import Put, ToolWork, awaited, start_thread
-from allm.errors import CancelledError, ConfigurationError
+from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.folds import unfold
 from allm.keys import KeyRing, missing_key
 from allm.loops.effects import (
@@ -63,13 +65,12 @@ class ThreadPorts:
         self._close_body(None)
         self.pace.opening(effect.timeouts)
         transport = self._transport()
-        key = key_header(self.ring, effect.request)
+        request = keyed(self.plan, effect.request)
+        key = key_header(self.ring, request)
         if key is not None and not isinstance(key[1], str):
             key[1].close() if hasattr(key[1], "close") else None
             raise ConfigurationError("the key source is async; use it with allm.aio")
-        self.body = transport.open(
-            effect.request, effect.timeouts, finished_key(effect.request, key), self._opened
-        )
+        self.body = transport.open(request, effect.timeouts, finished_key(request, key), self._opened)
         if self.stopped.is_set():
             raise CancelledError("the stream was cancelled")
         return self.body.head
@@ -81,12 +82,16 @@ class ThreadPorts:
             cancel()
 
     def _transport(self) -> Any:
+        """The engine's own: a `Transport`, or what holds one as `blocking`; else the process's."""
         chosen = self.plan.engine.transport
-        if hasattr(chosen, "open"):
-            return chosen
-        from allm.drivers.http import transport_for
+        if chosen is None or isinstance(chosen, str):
+            from allm.drivers.http import transport_for
 
-        return transport_for()
+            return transport_for()
+        chosen = getattr(chosen, "blocking", chosen)
+        if hasattr(chosen, "aclose"):
+            raise ConfigurationError("the engine's transport is an awaited one; use it with allm.aio")
+        return chosen
 
     def _read_body(self, effect: ReadBody) -> bytes:
         assert self.body is not None
@@ -95,6 +100,8 @@ class ThreadPorts:
     def _close_body(self, effect: CloseBody | None) -> None:
         body, self.body, self.opening = self.body, None, None
         if body is not None:
+            if effect is not None and effect.whole:
+                _read_frame(body)
             body.close()
         events, self.events = self.events, None
         if events is not None and hasattr(events, "close"):
@@ -184,6 +191,19 @@ _PERFORM: Final[dict[type[Any], Callable[[ThreadPorts, Any], Any]]] = {
     Draw: ThreadPorts._draw,
     NewId: ThreadPorts._new_id,
 }
+
+
+def _read_frame(body: Body) -> None:
+    """Read what may be left of a complete answer."""
+    until = time.monotonic() + FRAME_SECONDS
+    with suppress(AllmError):
+        while (left := until - time.monotonic()) > 0 and body.read(left):
+            pass
+
+
+def keyed(plan: Plan, request: HttpRequest) -> HttpRequest:
+    """The request with the rule of its key, unless the engine's transport (a replay) asks nobody."""
+    return replace(request, key=None) if getattr(plan.engine.transport, "keyless", False) else request
 
 
 def key_header(ring: KeyRing, request: HttpRequest) -> tuple[str, Any] | None:

@@ -25,15 +25,23 @@ import allm
 from allm.ext import weights
 from allm.ext.store import SessionEntry, SQLiteStore
 
-OPENAI_MODEL: Final = "openai:gpt-4.1-mini"
+MODELS: Final = {
+    "OPENAI_API_KEY": "openai:gpt-6-luna",
+    "ANTHROPIC_API_KEY": "anthropic:claude-haiku-5-5",
+    "GOOGLE_API_KEY": "gemini:gemini-3.8-flash",
+    "GEMINI_API_KEY": "gemini:gemini-3.8-flash",
+}
+"""The model that answers for the first key that is set."""
 
 _EPILOG: Final = """\
-The model is --model, else ALLM_MODEL, else openai:gpt-4.1-mini where OPENAI_API_KEY is set, else the
-local model, which needs no key: pip install 'pyallm[local]'.
+The model is --model, else ALLM_MODEL, else that of the first key that is set, else the local model,
+which needs no key: pip install 'pyallm[local]'. `allm models` shows what is chosen.
 
 environment:
   OPENAI_API_KEY     key of the provider openai
-  ALLM_MODEL         model where --model is not given, such as openai:gpt-4.1-mini or local
+  ANTHROPIC_API_KEY  key of the provider anthropic
+  GEMINI_API_KEY     key of the provider gemini; GOOGLE_API_KEY does as well
+  ALLM_MODEL         model where --model is not given, such as openai:gpt-6-luna or local
   ALLM_LOCAL_MODEL   a .gguf file in the place of the default local model
   ALLM_DATA          directory of the saved conversations
   ALLM_CACHE         directory of the downloaded model
@@ -49,7 +57,7 @@ _COMMANDS: Final = """\
 /exit          leave (also Ctrl-D)
 """
 _NEXT: Final = {
-    "authentication_failed": "check the key in OPENAI_API_KEY",
+    "authentication_failed": "check the key of this provider",
     "permission_denied": "the key may not use this model: choose another with --model",
     "not_found": "check the name of the model (--model)",
     "quota_exceeded": "check the plan and the billing of the account",
@@ -307,7 +315,7 @@ def _engine(model: str | None, arguments: argparse.Namespace, screen: Screen, **
     """The engine for `model`, or for what the environment says; the local model is made ready."""
     wanted = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
     params = {name: value for name, value in wanted.items() if value is not None}
-    chosen = model or os.environ.get("ALLM_MODEL") or (OPENAI_MODEL if _has_key() else None)
+    chosen = model or os.environ.get("ALLM_MODEL") or _model_of_a_key()
     name = chosen or "local"
     ref = _ref(name)
     if ref.provider == "local":
@@ -317,8 +325,8 @@ def _engine(model: str | None, arguments: argparse.Namespace, screen: Screen, **
     return allm.Engine(name, system=arguments.system, params=params, **more)
 
 
-def _has_key() -> bool:
-    return bool(os.environ.get("OPENAI_API_KEY"))
+def _model_of_a_key() -> str | None:
+    return next((model for variable, model in MODELS.items() if os.environ.get(variable)), None)
 
 
 def _ref(name: str) -> allm.ModelRef:
@@ -342,7 +350,7 @@ def _ready_local(model: str, screen: Screen) -> None:
     """Before anything is asked: is the runtime here, and are the weights?"""
     if not _has_runtime():
         raise allm.ConfigurationError(
-            "the local model is not installed: pip install 'pyallm[local]', or set OPENAI_API_KEY"
+            "the local model is not installed: pip install 'pyallm[local]', or set a provider's key"
         )
     if model in ("", "default", weights.NAME):
         _pull(screen)
@@ -364,11 +372,11 @@ def _models(arguments: argparse.Namespace, screen: Screen) -> int:
     state = f"ready: {path}" if path else "not here yet: allm models pull"
     if not _has_runtime():
         state = "not installed: pip install 'pyallm[local]'"
-    key = "key set (OPENAI_API_KEY)" if _has_key() else "no key: set OPENAI_API_KEY"
-    chosen = os.environ.get("ALLM_MODEL") or (OPENAI_MODEL if _has_key() else "local")
-    screen.line(f"local   {_local_name()}, {state}")
-    screen.line(f"openai  {key}")
-    screen.line(f"default {chosen}")
+    screen.line(f"{'local':<10}{_local_name()}, {state}")
+    for variable, model in MODELS.items():
+        key = "key set" if os.environ.get(variable) else "no key"
+        screen.line(f"{model.partition(':')[0]:<10}{key} ({variable})")
+    screen.line(f"{'default':<10}{os.environ.get('ALLM_MODEL') or _model_of_a_key() or 'local'}")
     return 0
 
 

@@ -45,9 +45,13 @@ READ, READ_ON = ReadBody(False), ReadBody(True)
 
 
 class CloseBody(Effect[None]):
-    """Let go of the open answer, read to its end or not."""
+    """Let go of the open answer. `whole`: the provider has said that it is complete, so only the frame of
+    the connection is left to read, after which it can serve the next request."""
 
-    __slots__ = ()
+    __slots__ = ("whole",)
+
+    def __init__(self, whole: bool = False) -> None:
+        self.whole = whole
 
 
 class OpenEvents(Effect[None]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from allm.data.events import (
@@ -18,7 +19,7 @@ from allm.data.events import (
 )
 from allm.data.failure import ErrorInfo
 from allm.data.requests import Request
-from allm.data.responses import Response
+from allm.data.responses import Response, Usage
 from allm.errors import AllmError, TransportError, raised
 from allm.folds import RunFold
 from allm.loops.effects import (
@@ -39,26 +40,78 @@ from allm.ports import CallContext, HttpRequest, WireAdapter
 from allm.retry import delay_before_next
 
 _BEFORE_CONTENT = (UsageReported, RawChunk)
+MAX_PAUSES = 16  # how often one turn is continued after the provider paused it
 
 
 def generate(plan: Plan, request: Request, fold: RunFold, effect_id: str) -> Loop[Response]:
-    """Events of one model turn, retried before its first content; returns its response.
+    """Events of one model turn; returns its response. A turn that the provider paused is continued, up
+    to `MAX_PAUSES` times, and comes out as one.
 
     A failure raises: `guarded` makes the terminal event of it, once, for the outermost layer.
     """
-    ctx = replace(plan.ctx, id=effect_id)
+    asked, hop = request, _Hop(effect_id)
+    while True:
+        ended = yield from _answered(plan, asked, fold, hop)
+        following = _continuation(plan, request, fold, hop, ended)
+        if following is None:
+            return (yield from _completed(plan, request, fold, hop, ended))
+        yield RawChunk({"type": "paused", "reason": ended.raw_finish_reason})
+        asked, hop = following, hop.next(effect_id, fold.turn.next_index, ended.usage)
+
+
+class _Hop(Struct, frozen=True):
+    """One of the answers that make a turn; all but the last were paused by the provider.
+
+    `offset` is the number of parts before it, `spent` what was used before it.
+    """
+
+    effect_id: str
+    number: int = 1
+    offset: int = 0
+    spent: Usage | None = None
+    warnings: list[str] = []
+
+    def next(self, effect_id: str, offset: int, usage: Usage | None) -> _Hop:
+        number = self.number + 1
+        spent = usage if self.spent is None else self.spent.plus(usage)
+        return _Hop(f"{effect_id}/{number}", number, offset, spent, self.warnings)
+
+    def shifted(self, event: Event) -> Event:
+        """The event with its place and its usage counted over the whole turn."""
+        kind = type(event)
+        if kind is UsageReported and self.spent is not None:
+            return UsageReported(self.spent.plus(event.usage))  # type: ignore[union-attr]
+        index = getattr(event, "index", None)
+        return event if index is None or not self.offset else replace(event, index=index + self.offset)
+
+
+def _continuation(plan: Plan, request: Request, fold: RunFold, hop: _Hop, ended: Response) -> Request | None:
+    """The request that continues a paused answer, where the provider and the user want that."""
+    resume = getattr(plan.adapter, "resume", None)
+    if ended.finish_reason != "paused" or resume is None or hop.number > MAX_PAUSES:
+        return None
+    so_far = replace(ended, message=replace(ended.message, content=fold.turn.message.content))
+    following: Request | None = resume(request, so_far, plan.ctx)
+    return following
+
+
+def _answered(plan: Plan, request: Request, fold: RunFold, hop: _Hop) -> Loop[Response]:
+    """One answer, retried before its first content; gives how it ended."""
+    ctx = replace(plan.ctx, id=hop.effect_id)
     attempt = 0
     while True:
         attempt += 1
+        source = _source(plan, request, ctx)
         try:
-            return (yield from _attempt(plan, request, ctx, fold))
+            ended = yield from _attempt(plan, request, source, fold, hop)
+            hop.warnings.extend([*source.warnings, *ended.warnings])
+            return ended
         except AllmError as error:
             info = _located(error.info, plan, request, attempt)
             yield from ask(CloseBody())
-            committed = fold.turn.started is not None
-            delay = (
-                None if committed else delay_before_next(plan.retry, attempt, info, (yield from ask(Draw())))
-            )
+            delay = None
+            if not source.committed:
+                delay = delay_before_next(plan.retry, attempt, info, (yield from ask(Draw())))
             if delay is None:
                 raise raised(info) from error
             yield Retrying(attempt, delay, info)
@@ -71,13 +124,11 @@ def _located(info: ErrorInfo, plan: Plan, request: Request, attempt: int) -> Err
     )
 
 
-def _attempt(plan: Plan, request: Request, ctx: CallContext, fold: RunFold) -> Loop[Response]:
+def _attempt(plan: Plan, request: Request, source: _Source, fold: RunFold, hop: _Hop) -> Loop[Response]:
     """One try. Nothing is shown before its first content event, so a failed try leaves no trace."""
-    source = _source(plan, request, ctx)
     yield from source.open()
     started = MessageStarted(None, request.model)
     held: list[Event] = []
-    shown = False
     progress = True
     while True:
         events = yield from source.more(progress)
@@ -86,34 +137,40 @@ def _attempt(plan: Plan, request: Request, ctx: CallContext, fold: RunFold) -> L
         progress = bool(events)
         for event in events:
             kind = type(event)
-            if not shown and kind is not StreamFailed:
+            if not source.committed and kind is not StreamFailed:
                 if kind is MessageStarted:
                     started = event  # type: ignore[assignment]
                     continue
                 if kind in _BEFORE_CONTENT:
                     held.append(event)
                     continue
-                shown = True
-                for early in (started, *held):
-                    fold.add(early)
-                    yield early
+                source.committed = True
+                for early in (started, *held) if hop.number == 1 else held:
+                    shown = hop.shifted(early)
+                    fold.add(shown)
+                    yield shown
             if kind is MessageCompleted:
-                yield from ask(CloseBody())
-                return (yield from _completed(plan, request, fold, event.response))  # type: ignore[union-attr]
+                yield from ask(CloseBody(whole=True))
+                return event.response  # type: ignore[union-attr]
             if kind is StreamFailed:
                 raise raised(event.error)  # type: ignore[union-attr]
+            if hop.number > 1:
+                event = hop.shifted(event)
             fold.add(event)
             yield event
 
 
-def _completed(plan: Plan, request: Request, fold: RunFold, ended: Response) -> Loop[Response]:
+def _completed(plan: Plan, request: Request, fold: RunFold, hop: _Hop, ended: Response) -> Loop[Response]:
     """The terminal event of the turn, with the fold as its response."""
+    if hop.spent is not None:
+        ended = replace(ended, usage=None)  # the sum was reported as an event
     fold.add(MessageCompleted(ended))
     response = replace(
         fold.turn.response,
         provider=ended.provider or plan.ref.provider,
         model=ended.model or request.model,
         request_id=plan.request_id or ended.request_id,
+        warnings=tuple(dict.fromkeys([*plan.warnings, *hop.warnings])),
     )
     event = MessageCompleted(response)
     fold.add(event)
@@ -132,7 +189,11 @@ def _cut_short(plan: Plan) -> ErrorInfo:
 
 
 class _Source(Protocol):
-    """Where the events of one attempt come from. `more` gives `None` at the end."""
+    """Where the events of one attempt come from. `more` gives `None` at the end. `committed` turns true
+    with the first content that is shown; `warnings` are known once it is open."""
+
+    committed: bool
+    warnings: tuple[str, ...]
 
     def open(self) -> Loop[None]: ...
     def more(self, progress: bool) -> Loop[list[Event] | None]: ...
@@ -159,9 +220,12 @@ class _Wire:
         self.ctx = ctx
         self.size = 0
         self.ended = False
+        self.committed = False
+        self.warnings: tuple[str, ...] = ()
 
     def open(self) -> Loop[None]:
         http = self.encoded or self.adapter.encode(self.request, self.ctx)
+        self.warnings = http.warnings
         head = yield from ask(OpenHttp(self.ctx.id, http, self.ctx.timeouts))
         if not 200 <= head.status < 300:
             body = yield from self._refusal()
@@ -195,7 +259,10 @@ class _Wire:
 class _InProcess:
     """An adapter that runs in this process; the driver calls it."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self, adapter: Any, request: Request, ctx: CallContext) -> None:
+        self.committed = False
         self.effect = OpenEvents(adapter, request, ctx)
 
     def open(self) -> Loop[None]:
@@ -218,7 +285,10 @@ class _InProcess:
 class _Played:
     """An adapter that is itself a loop: it yields events, and effects where it has to wait."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self, adapter: Any, request: Request, ctx: CallContext) -> None:
+        self.committed = False
         self.items = adapter.play(request, ctx)
 
     def open(self) -> Loop[None]:

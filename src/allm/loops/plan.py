@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from allm import providers
+from allm.data.content import ImagePart
 from allm.data.freeform import json_value
 from allm.data.messages import Message, Thread, user
 from allm.data.requests import ModelRef, Request, ResponseFormat
@@ -73,6 +74,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     request_id: str | None = None
     revision: int = 0
+    warnings: tuple[str, ...] = ()  # what was adapted to the model; they go onto each response
     first: HttpRequest | None = None  # the template encoded, sent by the first model call
 
 
@@ -84,12 +86,18 @@ def make_plan(
     session_context: Mapping[str, Any] | None = None,
     session_id: str | None = None,
     revision: int = 0,
+    load: Callable[[Thread], Thread] | None = None,
 ) -> tuple[Plan, KeyRing]:
-    """Check everything that can be checked before anything is sent; all mistakes raise here."""
+    """Check everything that can be checked before anything is sent; all mistakes raise here.
+
+    `load` reads the files that a thread refers to; asked only where there are some.
+    """
     if not isinstance(engine, Engine):
         raise ConfigurationError(f"the first argument is the Engine, not {type(engine).__name__!r}")
     check_names(options, NAMES, "option")
     given, base = read_input(input)
+    if load is not None and any(map(_has_files, base.messages)):
+        base = load(base)
     adapter, ref = _placed(engine, given, options)
     tools = _tools(engine, given, options)
     request = _request(engine, given, base, ref, tools, options)
@@ -99,6 +107,8 @@ def make_plan(
     limits = _first(options.get("limits"), _set(engine.limits), application.get("limits"), Limits())
     session_id = options.get("session_id", session_id)
     loop = _loop_options(engine, options)
+    ctx = _call_context(engine, options, timeouts, limits, loop.pop("orphans", "answer"))
+    request, warnings = _adapted(adapter, request, ctx, loop.pop("on_unsupported", "adapt"))
     shown = {name: loop.pop(name) for name in View.__struct_fields__ if name in loop}
     plan = Plan(
         engine=engine,
@@ -107,7 +117,8 @@ def make_plan(
         request=request,
         base=base,
         tools={item.name: item for item in tools},
-        ctx=_call_context(engine, options, timeouts, limits),
+        ctx=ctx,
+        warnings=warnings,
         retry=_retry(engine, options),
         timeouts=timeouts,
         limits=limits,
@@ -129,7 +140,8 @@ def make_plan(
     _check_loop(plan)
     if hasattr(plan.adapter, "encode"):  # pure: what cannot be sent is known before anything is
         plan = replace(plan, first=plan.adapter.encode(request, plan.ctx))
-    ring.check(plan.first.key if plan.first is not None else getattr(plan.adapter, "key", None))
+    if not getattr(engine.transport, "keyless", False):
+        ring.check(plan.first.key if plan.first is not None else getattr(plan.adapter, "key", None))
     return plan, ring
 
 
@@ -151,6 +163,24 @@ def read_input(input: Any) -> tuple[Request | None, Thread]:
         problem = (f"messages[{wrong}]", f"not_a_message_but_{type(messages[wrong]).__name__}")
         raise ValidationError.of("the input cannot be used", problem)
     raise ValidationError.of("the input cannot be used", ("input", f"type_{type(input).__name__}"))
+
+
+def _has_files(message: Message) -> bool:
+    return type(message.content) is tuple and any(
+        type(part) is ImagePart and part.image.path is not None for part in message.content
+    )
+
+
+def _adapted(
+    adapter: Any, request: Request, ctx: CallContext, on_unsupported: str
+) -> tuple[Request, tuple[str, ...]]:
+    """The request as the model can take it, with warnings; an adapter without `target` takes anything."""
+    if not hasattr(adapter, "target"):
+        return request, ()
+    from allm.capabilities import preflight
+
+    target = adapter.target(request, ctx)
+    return preflight(request, target.provider, target.endpoint, on_unsupported)
 
 
 def _first(*values: Any) -> Any:
@@ -264,7 +294,7 @@ def response_format(value: Any) -> ResponseFormat | None:
 
 
 def _call_context(
-    engine: Engine, options: Mapping[str, Any], timeouts: Timeouts, limits: Limits
+    engine: Engine, options: Mapping[str, Any], timeouts: Timeouts, limits: Limits, orphans: str
 ) -> CallContext:
     called = json_value(options.get("adapter_options", {}), "adapter_options")
     refuse_secret_headers(called)
@@ -272,7 +302,9 @@ def _call_context(
     base_url = _first(
         called.get("base_url"), engine.base_url, merged.get("base_url"), application.get("base_url")
     )
-    return CallContext(base_url=base_url, adapter_options=merged, timeouts=timeouts, limits=limits)
+    return CallContext(
+        base_url=base_url, adapter_options=merged, timeouts=timeouts, limits=limits, orphans=orphans
+    )
 
 
 def _retry(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
@@ -284,8 +316,12 @@ def _retry(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
     return chosen or NO_RETRY
 
 
+_POLICIES = ("on_unsupported", "orphans")  # options of the loop that are fields of an engine too
+
+
 def _loop_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
-    levels = (application.get("params", {}), engine.params, options)
+    fields = {name: value for name in _POLICIES if (value := getattr(engine, name)) is not None}
+    levels = (application.get("params", {}), fields, engine.params, options)
     return {name: level[name] for level in levels for name in LOOP_PARAMS if name in level}
 
 
@@ -296,6 +332,8 @@ def _check_loop(plan: Plan) -> None:
         if tool.isolation != "thread":
             text = f"the tool {tool.name!r}: isolation={tool.isolation!r} cannot be run yet; leave it out"
             raise ConfigurationError(text)
+    if plan.ctx.orphans not in ("answer", "refuse"):
+        raise ValidationError.of("invalid option", ("orphans", "must_be_answer_or_refuse"))
     if plan.mode not in ("auto", "manual"):
         raise ValidationError.of("invalid option", ("mode", "must_be_auto_or_manual"))
     if plan.on_tool_error not in ("continue", "halt") and not callable(plan.on_tool_error):
@@ -305,7 +343,9 @@ def _check_loop(plan: Plan) -> None:
 
 
 def next_request(plan: Plan, thread: Thread) -> Request:
-    """The template with the thread as it stands now."""
-    if thread.messages is plan.request.messages:
+    """The template with the thread as it stands now: what the run began with as it was made to fit."""
+    messages, base = plan.request.messages, plan.base.messages
+    added = thread.messages[len(base) :]
+    if not added:
         return plan.request
-    return replace(plan.request, messages=thread.messages)
+    return replace(plan.request, messages=thread.messages if messages is base else (*messages, *added))

@@ -41,7 +41,7 @@ from allm.tools import (
     unknown_tool,
 )
 
-_UNSAFE = ("length", "content_filter", "error", "cancelled")
+_UNSAFE = ("length", "content_filter", "paused", "error", "cancelled")
 
 
 def step(plan: Plan, thread: Thread, fold: RunFold, run_id: str, index: int) -> Loop[StepResult]:

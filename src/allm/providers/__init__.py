@@ -18,7 +18,9 @@ COMPATIBLE: Final = (
     "azure", "ollama", "lmstudio", "vllm", "llamacpp", "compatible",
 )  # fmt: skip
 _BUILT_IN: Final = {
-    "openai": ("allm.providers.openai.chat", "OpenAIChat"),
+    "openai": ("allm.providers.openai", "OpenAI"),
+    "anthropic": ("allm.providers.anthropic.messages", "Anthropic"),
+    "gemini": ("allm.providers.gemini.generate", "Gemini"),
     "fake": ("allm.providers.fake", "FakeAdapter"),
     "local": ("allm.ext.local", "LocalAdapter"),
 }

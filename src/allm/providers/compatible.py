@@ -1,6 +1,7 @@
 """Servers that speak OpenAI's Chat Completions, as a table: address, key, and what they want differently.
 
-A server that is not listed works by its address: `adapter("compatible")` with `base_url=`.
+A server that is not listed works by its address: `adapter("compatible")` with `base_url=`. Many of them
+speak Responses too: `adapter_options={"endpoint": "responses"}` asks for it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from msgspec import Struct
 
 from allm.errors import UnknownProviderError
 from allm.ports import KeyRule
-from allm.providers.openai.chat import OpenAIChat, Quirks
+from allm.providers.openai import OpenAI
+from allm.providers.openai.chat import Quirks
 
 
 class Row(Struct, frozen=True):
-    """One server. `keyless`: a key is sent where there is one, and asked of nobody."""
+    """One server. `keyless`: a key is sent where there is one, and asked of nobody. `encrypted`: what its
+    Responses endpoint gives models that nothing is known of, see `OpenAIResponses`."""
 
     name: str
     base_url: str
@@ -24,6 +27,7 @@ class Row(Struct, frozen=True):
     keyless: bool = False
     header: str = "authorization"
     prefix: str = "Bearer "
+    encrypted: bool = False
 
 
 ROWS: Final = (
@@ -43,15 +47,16 @@ ROWS: Final = (
         "deepseek",
         "https://api.deepseek.com/v1",
         ("DEEPSEEK_API_KEY",),
-        Quirks(json_schema=False, strict_tools=False, replay="reasoning_content"),
+        Quirks(strict_tools=False, replay="reasoning_content"),
     ),
     Row(
         "openrouter",
         "https://openrouter.ai/api/v1",
         ("OPENROUTER_API_KEY",),
         Quirks(reasoning="object", replay="reasoning_details", file_urls=True),
+        encrypted=True,
     ),
-    Row("xai", "https://api.x.ai/v1", ("XAI_API_KEY",)),
+    Row("xai", "https://api.x.ai/v1", ("XAI_API_KEY",), encrypted=True),
     Row("together", "https://api.together.xyz/v1", ("TOGETHER_API_KEY", "TOGETHER_AI_API_KEY")),
     Row(
         "fireworks",
@@ -77,7 +82,7 @@ ROWS: Final = (
     ),
     Row("ollama", "http://localhost:11434/v1", ("OLLAMA_API_KEY",), keyless=True),
     Row("lmstudio", "http://localhost:1234/v1", ("LMSTUDIO_API_KEY",), keyless=True),
-    Row("vllm", "http://localhost:8000/v1", ("VLLM_API_KEY",), keyless=True),
+    Row("vllm", "http://localhost:8000/v1", ("VLLM_API_KEY",), Quirks(replay="same"), keyless=True),
     Row(
         "llamacpp",
         "http://localhost:8080/v1",
@@ -85,15 +90,15 @@ ROWS: Final = (
         Quirks(replay="reasoning_content"),
         keyless=True,
     ),
-    Row("compatible", "", ("COMPATIBLE_API_KEY",), keyless=True),
+    Row("compatible", "", ("COMPATIBLE_API_KEY",), Quirks(replay="same"), keyless=True),
 )
 TABLE: Final = {row.name: row for row in ROWS}
 
 
-def adapter(name: str) -> OpenAIChat:
+def adapter(name: str) -> OpenAI:
     """The adapter of a row; raises `UnknownProviderError` for a name that has none."""
     row = TABLE.get(name)
     if row is None:
         raise UnknownProviderError(f"no compatible server {name!r}; known: {', '.join(TABLE)}")
     key = KeyRule(row.name, row.variables, row.header, row.prefix, not row.keyless)
-    return OpenAIChat(row.name, row.base_url, key, row.quirks)
+    return OpenAI(row.name, row.base_url, key, default="chat", quirks=row.quirks, encrypted=row.encrypted)

@@ -1,16 +1,44 @@
-"""Helpers for tests of programs that use `allm`: a scripted model, and readers of event lists."""
+"""Helpers for tests of programs that use `allm`: a scripted model, readers of event lists, recordings of
+real exchanges (`record`, `replay`, `recorded`), and proofs for adapters (`conformance`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from allm.data.content import ToolCall
 from allm.data.events import Event, TextDelta, ToolCallCompleted
 from allm.providers.fake import FakeAdapter
 
-__all__ = ["FakeAdapter", "collect", "fake", "text", "tool_calls"]
+if TYPE_CHECKING:
+    import allm.testing.conformance as conformance
+    from allm.testing.recording import record as record
+    from allm.testing.recording import recorded as recorded
+    from allm.testing.recording import replay as replay
+
+__all__ = [
+    "FakeAdapter",
+    "collect",
+    "conformance",
+    "fake",
+    "record",
+    "recorded",
+    "replay",
+    "text",
+    "tool_calls",
+]
+_RECORDING: Final = ("record", "recorded", "replay")
+
+
+def __getattr__(name: str) -> Any:
+    """What only some tests use is loaded when it is first asked for."""
+    if name in _RECORDING:
+        return getattr(import_module("allm.testing.recording"), name)
+    if name == "conformance":
+        return import_module("allm.testing.conformance")
+    raise AttributeError(f"module 'allm.testing' has no attribute {name!r}")
 
 
 @contextmanager

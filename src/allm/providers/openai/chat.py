@@ -7,16 +7,17 @@ What servers want differently is named in `Quirks`, as data; the rows are in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 from msgspec import Struct
 
+from allm.capabilities import capabilities_of
 from allm.data.content import (
     AudioPart,
     FilePart,
     ImagePart,
     OpaquePart,
+    Origin,
     Part,
     ReasoningPart,
     TextPart,
@@ -26,25 +27,27 @@ from allm.data.content import (
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
-from allm.errors import ConfigurationError, UnsupportedError, ValidationError
-from allm.ports import CallContext, HttpHead, HttpRequest, KeyRule
-
-if TYPE_CHECKING:
-    from allm.providers.openai.chat_stream import ChatDecoder
-
-OPENAI_URL = "https://api.openai.com/v1"
-OPENAI_KEY = KeyRule("openai", ("OPENAI_API_KEY",))
-_REFUSED_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "cookie"})
-_OLD_MODELS = ("gpt-3.5", "gpt-4", "chatgpt-4o", "ft:gpt-3.5", "ft:gpt-4")
+from allm.errors import UnsupportedError
+from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
+from allm.providers.encoding import arguments_text, body_of, merge_options, own_fields, prepared, stable
+from allm.providers.openai import (
+    OPENAI_KEY,
+    OPENAI_URL,
+    cache_fields,
+    is_openai,
+    wire_headers,
+    wire_url,
+)
 
 
 class Quirks(Struct, frozen=True, kw_only=True):
     """What a server wants that others do not.
 
-    `max_tokens`: the field's name; `""` asks the model's name. `reasoning`: `effort` sends
-    `reasoning_effort`, `object` sends `reasoning`. `replay`: where the server's own thinking goes back:
-    `reasoning_content`, `reasoning`, `reasoning_details`, `thinking` (a content part), or nowhere.
-    `json_schema`: false where only `json_object` is known. `file_urls`: files may be links.
+    `max_tokens`: the field's name; `""` asks whether the address is OpenAI's own. `reasoning`: `effort`
+    sends `reasoning_effort`, `object` sends `reasoning`. `replay`: where the server's own thinking goes
+    back: `reasoning_content`, `reasoning`, `reasoning_details`, `thinking` (a content part), nowhere, or
+    `same`, where it came from.
+    `file_urls`: files may be links.
     """
 
     max_tokens: str = "max_tokens"
@@ -52,7 +55,6 @@ class Quirks(Struct, frozen=True, kw_only=True):
     reasoning: str = "effort"
     replay: str = ""
     seed: str = "seed"
-    json_schema: bool = True
     strict_tools: bool = True
     file_urls: bool = False
     cache_key: bool = False
@@ -81,79 +83,49 @@ class OpenAIChat:
     def __repr__(self) -> str:
         return f"OpenAIChat({self.name!r})"
 
+    def target(self, request: Request, ctx: CallContext) -> Origin:
+        return Origin(self.name, "chat", request.model or "")
+
     def encode(self, request: Request, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `ValidationError` for content that the wire has no place for."""
-        options = ctx.adapter_options
-        streaming = bool(options.get("streaming", True))
-        url = self._url(ctx)
-        body = self._body(request, streaming, url)
-        try:
-            data = msgspec.json.encode(body)
-        except UnicodeEncodeError:
-            raise ValidationError.of("text that cannot be encoded", ("messages", "lone_surrogate")) from None
-        return HttpRequest(url, data, self._headers(options, streaming), self.key)
+        messages, warnings = prepared(request, self.target(request, ctx), ctx)
+        url = wire_url(self.name, ctx, self.base_url, "chat")
+        body: dict[str, Any] = {"model": request.model, "messages": self._messages(request.system, messages)}
+        self._tools(request, body, warnings)
+        self._sampling(request, body, url)
+        if request.response_format is not None and request.response_format.type != "text":
+            body["response_format"] = self._response_format(request, request.response_format, warnings)
+        if request.reasoning is not None:
+            self._reasoning_option(request.reasoning, body)
+        if request.prompt_cache is not None and self.quirks.cache_key:
+            body.update(cache_fields(request.prompt_cache))
+        if ctx.adapter_options.get("streaming", True):
+            body["stream"] = True
+            if self.quirks.stream_usage:
+                body["stream_options"] = {"include_usage": True}
+        merge_options(body, request.options)
+        headers = wire_headers(ctx.adapter_options)
+        return HttpRequest(url, body_of(body), headers, self.key, warnings=tuple(warnings))
 
-    def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> ChatDecoder:
-        from allm.providers.openai.chat_stream import ChatDecoder
+    def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder:
+        from allm.providers.decoding import AnswerDecoder
+        from allm.providers.openai.chat_stream import ChatTurn
 
-        return ChatDecoder(self.name, request, head, ctx.limits)
+        return AnswerDecoder(ChatTurn(self.name, request), head, ctx.limits)
 
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        from allm.providers.openai.errors import explained
+        from allm.providers.refusals import explained
 
         return explained(self.name, status, headers, body)
 
-    def _url(self, ctx: CallContext) -> str:
-        base = ctx.base_url or ctx.adapter_options.get("base_url") or self.base_url
-        if not base:
-            raise ConfigurationError(f"{self.name} has no address of its own: pass base_url='https://...'")
-        path, mark, query = str(base).partition("?")
-        path = path.rstrip("/")
-        if not path.endswith("/chat/completions"):
-            path += "/chat/completions"
-        version = ctx.adapter_options.get("api_version")
-        if version and "api-version=" not in query:
-            query, mark = f"{query}&api-version={version}" if query else f"api-version={version}", "?"
-        return f"{path}{mark}{query}"
-
-    def _headers(self, options: dict[str, Any], streaming: bool) -> dict[str, str]:
-        accept = "text/event-stream" if streaming else "application/json"
-        headers = {"content-type": "application/json", "accept": accept}
-        for option, name in (("organization", "openai-organization"), ("project", "openai-project")):
-            if options.get(option):
-                headers[name] = str(options[option])
-        for name, value in dict(options.get("headers") or {}).items():
-            if str(name).lower() in _REFUSED_HEADERS:
-                raise ConfigurationError(f"the header {name!r} carries a credential: pass api_key= instead")
-            headers[str(name).lower()] = str(value)
-        for name, value in headers.items():
-            if any(letter in name + value for letter in "\r\n\0"):
-                raise ConfigurationError(f"the header {name!r} holds a line break")
-        return headers
-
-    def _body(self, request: Request, streaming: bool, url: str) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": request.model, "messages": self._messages(request)}
+    def _tools(self, request: Request, body: dict[str, Any], warnings: list[str]) -> None:
         if request.tools:
-            body["tools"] = [self._tool(tool) for tool in request.tools]
+            body["tools"] = [self._tool(tool, warnings) for tool in request.tools]
             if request.parallel_tool_calls is not None:
                 body["parallel_tool_calls"] = request.parallel_tool_calls
         choice = _tool_choice(request)
         if choice is not None:
             body["tool_choice"] = choice
-        self._sampling(request, body, url)
-        if request.response_format is not None and request.response_format.type != "text":
-            body["response_format"] = self._response_format(request.response_format)
-        if request.reasoning is not None:
-            self._reasoning_option(request.reasoning, body)
-        if request.prompt_cache is not None and self.quirks.cache_key:
-            cached = request.prompt_cache
-            body.update({"prompt_cache_key": cached} if isinstance(cached, str) else cached)
-        if streaming:
-            body["stream"] = True
-            if self.quirks.stream_usage:
-                body["stream_options"] = {"include_usage": True}
-        body.update(request.options)
-        return body
 
     def _sampling(self, request: Request, body: dict[str, Any], url: str) -> None:
         for name in ("temperature", "top_p"):
@@ -166,40 +138,56 @@ class OpenAIChat:
             body[self.quirks.seed] = request.seed
         given = "max_tokens" in request.options or "max_completion_tokens" in request.options
         if request.max_tokens is not None and not given:  # both at once are refused
-            body[self._max_tokens(request.model or "", url)] = request.max_tokens
+            body[self._max_tokens(url)] = request.max_tokens
 
-    def _max_tokens(self, model: str, url: str) -> str:
-        if self.quirks.max_tokens:
-            return self.quirks.max_tokens
-        old = model.startswith(_OLD_MODELS) or not url.startswith("https://api.openai.com/")
-        return "max_tokens" if old else "max_completion_tokens"
+    def _max_tokens(self, url: str) -> str:
+        return self.quirks.max_tokens or ("max_completion_tokens" if is_openai(url) else "max_tokens")
 
-    def _response_format(self, wanted: ResponseFormat) -> dict[str, Any]:
-        if wanted.type != "json_schema" or not self.quirks.json_schema:
+    def _response_format(
+        self, request: Request, wanted: ResponseFormat, warnings: list[str]
+    ) -> dict[str, Any]:
+        known = capabilities_of(self.name, request.model or "", "chat").structured
+        if wanted.type != "json_schema" or known == "json_object":
             return {"type": "json_object"}
-        schema = {"name": wanted.name, "schema": wanted.schema, "strict": wanted.strict}
-        return {"type": "json_schema", "json_schema": schema}
+        schema, strict = wanted.schema, False
+        if wanted.strict:
+            from allm.dialects import adapted
+
+            made = adapted(wanted.schema, "openai")
+            schema, strict = made.schema, made.strict
+            warnings.extend(made.losses)
+        return {
+            "type": "json_schema",
+            "json_schema": {"name": wanted.name, "schema": schema, "strict": strict},
+        }
 
     def _reasoning_option(self, wanted: str | dict[str, Any], body: dict[str, Any]) -> None:
+        """Chat Completions takes an effort and OpenAI's verbosity; a summary is nowhere to be asked for."""
+        fields = {"effort": wanted} if isinstance(wanted, str) else wanted
         if self.quirks.reasoning == "object":
-            body["reasoning"] = {"effort": wanted} if isinstance(wanted, str) else wanted
-        elif isinstance(wanted, str):
-            body["reasoning_effort"] = wanted
-        elif wanted.get("effort") is not None:
-            body["reasoning_effort"] = wanted["effort"]
+            body["reasoning"] = fields
+            return
+        for name, field in (("effort", "reasoning_effort"), ("verbosity", "verbosity")):
+            if fields.get(name) is not None:
+                body[field] = fields[name]
 
-    def _tool(self, tool: ToolSpec) -> dict[str, Any]:
+    def _tool(self, tool: ToolSpec, warnings: list[str]) -> dict[str, Any]:
+        from allm.dialects import tool_schema
+
         function: dict[str, Any] = {"name": tool.name}
         if tool.description:
             function["description"] = tool.description
-        function["parameters"] = tool.schema or {"type": "object", "properties": {}}
-        if tool.strict is not None and self.quirks.strict_tools:
-            function["strict"] = tool.strict
-        return {"type": "function", "function": function}
+        strict = tool.strict if self.quirks.strict_tools else None
+        made = tool_schema(tool.schema, "openai", strict=bool(strict))
+        function["parameters"] = made.schema
+        if strict is not None:
+            function["strict"] = made.strict
+        warnings.extend([f"tool {tool.name}: {loss}" for loss in made.losses])
+        return {"type": "function", "function": function, **own_fields(tool, self.name)}
 
-    def _messages(self, request: Request) -> list[dict[str, Any]]:
-        messages = [{"role": "system", "content": request.system}] if request.system is not None else []
-        return [*messages, *(self._message(message) for message in request.messages)]
+    def _messages(self, system: str | None, messages: Iterable[Message]) -> list[dict[str, Any]]:
+        first = [{"role": "system", "content": system}] if system is not None else []
+        return [*first, *map(self._message, messages)]
 
     def _message(self, message: Message) -> dict[str, Any]:
         content = message.content
@@ -230,8 +218,8 @@ class OpenAIChat:
             return {"type": "input_audio", "input_audio": sound}
         if type(part) is FilePart:
             return self._file(part)
-        if type(part) is OpaquePart and self._mine(part):
-            return _stable(part.data)
+        if type(part) is OpaquePart:
+            return stable(part.data)
         return None
 
     def _file(self, part: FilePart) -> dict[str, Any]:
@@ -249,9 +237,6 @@ class OpenAIChat:
             raise UnsupportedError.of(f"{self.name} takes files by their bytes", ("file", "remote_source"))
         return {"type": "file", "file": file}
 
-    def _mine(self, part: OpaquePart | ReasoningPart | ToolCall) -> bool:
-        return part.origin is not None and part.origin.provider == self.name
-
     def _assistant(self, message: Message) -> dict[str, Any]:
         encoded: dict[str, Any] = {"role": "assistant"}
         if message.name:
@@ -260,14 +245,15 @@ class OpenAIChat:
             encoded["content"] = message.content
             return encoded
         calls = [self._call(part) for part in message.content if type(part) is ToolCall]
-        thoughts = [part for part in message.content if type(part) is ReasoningPart and self._mine(part)]
+        thoughts = [part for part in message.content if type(part) is ReasoningPart]
         sounds = [part.id for part in message.content if type(part) is AudioPart and part.id]
         said = (part for part in message.content if type(part) in (TextPart, OpaquePart))
         content = self._content(said)
-        if thoughts and self.quirks.replay == "thinking":
+        field = self._replay_field(thoughts)
+        if thoughts and field == "thinking":
             content = [_thinking(part) for part in thoughts] + _as_items(content)
-        elif thoughts:
-            self._replay(thoughts, encoded)
+        elif thoughts and field:
+            _replay(thoughts, field, encoded)
         encoded["content"] = content if content or not (calls or sounds) else None
         if sounds:
             encoded["audio"] = {"id": sounds[0]}
@@ -275,34 +261,25 @@ class OpenAIChat:
             encoded["tool_calls"] = calls
         return encoded
 
-    def _replay(self, thoughts: list[ReasoningPart], encoded: dict[str, Any]) -> None:
-        """Put the server's own thinking back where it came from."""
+    def _replay_field(self, thoughts: list[ReasoningPart]) -> str:
         field = self.quirks.replay
-        if field == "reasoning_details":
-            details = [d for part in thoughts for d in part.provider_data.get("reasoning_details", ())]
-            if details:
-                encoded["reasoning_details"] = _stable(details)
-                return
-            field = "reasoning"
-        text = "".join([part.text for part in thoughts])
-        if field and text:
-            encoded[field] = text
+        if field != "same" or not thoughts:
+            return field
+        data = thoughts[0].provider_data
+        return "reasoning_details" if data.get("reasoning_details") else str(data.get("field") or "reasoning")
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
         if call.kind == "custom":
             custom = {"name": call.name, "input": call.raw_arguments or str(call.arguments.get("input", ""))}
             return {"id": call.id, "type": "custom", "custom": custom}
-        raw = call.raw_arguments
-        if raw is None or call.arguments_invalid or not raw.lstrip().startswith("{"):
-            raw = msgspec.json.encode(call.arguments, order="deterministic").decode()
         encoded: dict[str, Any] = {
             "id": call.id,
             "type": "function",
-            "function": {"name": call.name, "arguments": raw},
+            "function": {"name": call.name, "arguments": arguments_text(call)},
         }
-        extra = call.provider_data.get("extra_content") if self._mine(call) else None
+        extra = call.provider_data.get("extra_content")
         if extra:
-            encoded["extra_content"] = _stable(extra)
+            encoded["extra_content"] = stable(extra)
         return encoded
 
 
@@ -313,6 +290,19 @@ def _image(part: ImagePart) -> dict[str, Any]:
     return {"type": "image_url", "image_url": image}
 
 
+def _replay(thoughts: list[ReasoningPart], field: str, encoded: dict[str, Any]) -> None:
+    """Put the server's own thinking back into its field."""
+    if field == "reasoning_details":
+        details = [d for part in thoughts for d in part.provider_data.get("reasoning_details", ())]
+        if details:
+            encoded["reasoning_details"] = stable(details)
+            return
+        field = "reasoning"
+    text = "".join([part.text for part in thoughts])
+    if text:
+        encoded[field] = text
+
+
 def _thinking(part: ReasoningPart) -> dict[str, Any]:
     return {"type": "thinking", "thinking": [{"type": "text", "text": part.text}]}
 
@@ -321,11 +311,6 @@ def _as_items(content: str | list[Any]) -> list[Any]:
     if isinstance(content, list):
         return content
     return [{"type": "text", "text": content}] if content else []
-
-
-def _stable(value: Any) -> msgspec.Raw:
-    """The bytes of free-form data, the same whether or not it went through a stored session."""
-    return msgspec.Raw(msgspec.json.encode(value, order="deterministic"))
 
 
 def _tool_choice(request: Request) -> str | dict[str, Any] | None:

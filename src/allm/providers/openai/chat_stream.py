@@ -15,39 +15,22 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from allm.data.content import (
-    AudioPart,
-    Image,
-    ImagePart,
-    Origin,
-    ReasoningPart,
-    ToolCall,
-    parsed_call,
-)
+from allm.data.content import AudioPart, Image, ImagePart, Origin, ReasoningPart, ToolCall, parsed_call
 from allm.data.events import (
     Event,
     MessageCompleted,
     MessageStarted,
     RawChunk,
-    ReasoningCompleted,
-    ReasoningDelta,
-    StreamFailed,
-    TextCompleted,
-    TextDelta,
     ToolCallCompleted,
     ToolCallDelta,
     ToolCallStarted,
     UsageReported,
 )
-from allm.data.failure import RETRYABLE, ErrorInfo
-from allm.data.freeform import json_value
 from allm.data.requests import Request
 from allm.data.responses import Response, Usage
-from allm.errors import LimitExceededError, ValidationError
-from allm.limits import Limits
-from allm.ports import HttpHead
-from allm.providers.openai.errors import read_refusal, redacted, refused, request_id
-from allm.providers.sse import EventSplitter, ServerEvent
+from allm.errors import ValidationError
+from allm.providers.decoding import OpenPart, Turn, builtins, excerpt, plain, read
+from allm.providers.refusals import Refusal, read_refusal
 
 
 class _Function(Struct, gc=False):
@@ -126,61 +109,17 @@ _FINISH = {
     "error": "error",
 }
 _METADATA = ("citations", "search_results", "service_tier")
-_SSE_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
-def read_chunk(data: bytes) -> _Chunk:
-    """One payload, strictly; where that fails, once more leniently.
+class _Part(OpenPart):
+    """An open part, and where on the wire its reasoning stood."""
 
-    Lenient: lone surrogates become U+FFFD, NaN passes where it is not used, numbers may be text.
-    Raises `ValueError` (of which msgspec's errors are a kind) or `RecursionError`.
-    """
-    try:
-        return _CHUNK.decode(data)
-    except (msgspec.DecodeError, UnicodeError):
-        return msgspec.convert(_lenient(data), _Chunk, strict=False)
-
-
-def _lenient(data: bytes) -> Any:
-    import json
-
-    return _encodable(json.loads(data.decode("utf-8")))
-
-
-def _encodable(value: Any) -> Any:
-    """`value` with lone surrogates replaced, so that all of its text can be encoded."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if _lone(value) else value
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return value
-
-
-def _lone(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON data, or `None` where it holds what JSON cannot."""
-    try:
-        return json_value(value)
-    except (ValidationError, RecursionError):
-        return None
-
-
-class _Text:
-    """An open part of text or reasoning."""
-
-    __slots__ = ("details", "field", "index", "kind", "pieces")
+    __slots__ = ("details", "field")
 
     def __init__(self, kind: str, index: int) -> None:
-        self.kind = kind
-        self.index = index
-        self.pieces: list[str] = []
+        super().__init__(kind, index)
         self.details: list[dict[str, Any]] = []
-        self.field = ""  # where on the wire the reasoning stood
+        self.field = ""
 
 
 class _Slot:
@@ -199,231 +138,69 @@ class _Slot:
         self.started = False
 
 
-class ChatDecoder:
-    """Decodes one answer. Whether it is a stream or one body is seen from its first bytes."""
-
-    def __init__(self, provider: str, request: Request, head: HttpHead, limits: Limits) -> None:
-        self._provider = provider
-        self._request = request
-        self._head = head
-        self._limits = limits
-        self._type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-        self._mode = ""  # "sse", "json" or "text", once known
-        self._start = b""
-        self._body: list[bytes] = []
-        self._size = 0
-        self._splitter = EventSplitter(limits.event)
-        self._turn = _Turn(provider, request)
-        self._over = False
-
-    def feed(self, data: bytes) -> list[Event]:
-        if self._over:
-            return []
-        if self._mode == "sse":
-            return self._stream(data)
-        return self._undecided(data) if not self._mode else self._collect(data)
-
-    def end(self) -> list[Event]:
-        if self._over:
-            return []
-        events: list[Event] = []
-        if not self._mode and self._start:
-            self._decide(final=True)
-            events = self.feed(self._take_start())
-        return events + self._ended()
-
-    def _ended(self) -> list[Event]:
-        if self._over:
-            return []
-        if not self._mode:
-            return self._nothing()
-        if self._mode != "sse":
-            return self._whole()
-        return self._last()
-
-    def _last(self) -> list[Event]:
-        events = self._events(self._splitter.end)
-        return events if self._over else events + self._stream_ended()
-
-    def _take_start(self) -> bytes:
-        data, self._start = self._start, b""
-        return data
-
-    def _undecided(self, data: bytes) -> list[Event]:
-        self._start = (self._start + data).removeprefix(b"\xef\xbb\xbf").lstrip()
-        self._decide(final=False)
-        return self.feed(self._take_start()) if self._mode else []
-
-    def _decide(self, final: bool) -> None:
-        start = self._start
-        if not start or (len(start) < 3 and b"\xef\xbb\xbf".startswith(start) and not final):
-            return
-        if start.startswith((b"{", b"[")):
-            self._mode = "json"
-        elif start.startswith(b"<"):
-            self._mode = "text"
-        elif self._type == "text/event-stream" or start.startswith(_SSE_STARTS):
-            self._mode = "sse"
-        elif final or len(start) >= 6:
-            self._mode = "json" if self._type.endswith("json") else "text"
-
-    def _collect(self, data: bytes) -> list[Event]:
-        self._size += len(data)
-        if self._size > self._limits.body:
-            self._body = []
-            return self._failed("limit_exceeded", f"the answer is larger than {self._limits.body} bytes")
-        self._body.append(data)
-        return []
-
-    def _nothing(self) -> list[Event]:
-        if self._type == "text/event-stream" and self._head.status != 204:
-            return self._failed("stream_interrupted", "the stream ended before its first event")
-        return self._failed("protocol_error", f"an empty answer with status {self._head.status}")
-
-    def _whole(self) -> list[Event]:
-        data = b"".join(self._body)
-        if self._mode == "text":
-            shown = redacted(data[:600].decode("utf-8", "replace"), 200)
-            kind = self._type or "no content type"
-            return self._failed(
-                "protocol_error", f"the answer is neither JSON nor a stream ({kind}): {shown}"
-            )
-        try:
-            if data.startswith(b"["):
-                return self._refused(msgspec.json.decode(data))
-            chunk = read_chunk(data)
-        except (ValueError, RecursionError) as error:
-            return self._malformed(error, data)
-        events = self._chunk(chunk, data, whole=True)
-        if self._over:
-            return events
-        if not chunk.choices:
-            return events + self._failed("malformed_response", "the answer has no choices: " + _excerpt(data))
-        return events + self._completed()
-
-    def _stream(self, data: bytes) -> list[Event]:
-        return self._events(lambda: self._splitter.feed(data))
-
-    def _events(self, split: Any) -> list[Event]:
-        try:
-            pairs: list[ServerEvent] = split()
-        except LimitExceededError as error:
-            return self._failed("limit_exceeded", error.info.message)
-        events: list[Event] = []
-        for name, data in pairs:
-            if data == b"[DONE]" or data.strip() == b"[DONE]":
-                return events + self._stream_ended(marked=True)
-            try:
-                chunk = read_chunk(data)
-                if name == "error":
-                    return events + self._refused(_builtins(data))
-                events += self._chunk(chunk, data, whole=False)
-            except (ValueError, RecursionError) as error:
-                return events + self._malformed(error, data)
-            if self._over:
-                break
-        return events
-
-    def _stream_ended(self, marked: bool = False) -> list[Event]:
-        """`marked`: by `[DONE]`. After a usage report that is an end too: some servers behind OpenRouter
-        and Snowflake never send a finish reason (recorded traffic, read 2026-11)."""
-        if self._turn.finish is None and not (marked and self._turn.reported()):
-            return self._failed("stream_interrupted", "the stream ended without a finish reason")
-        return self._completed()
-
-    def _chunk(self, chunk: _Chunk, data: bytes, whole: bool) -> list[Event]:
-        turn = self._turn
-        events: list[Event] = []
-        if chunk.error is not None and chunk.error != {} and chunk.error != "":
-            events += turn.read(chunk, whole)
-            return events + self._refused(_builtins(data))
-        if not chunk.choices and (chunk.object == "error" or (chunk.choices is None and _is_refusal(data))):
-            return self._refused(_builtins(data))
-        events = turn.read(chunk, whole)
-        error = turn.error
-        if error is not None:
-            return events + self._refused({"error": error})
-        if turn.unknown:
-            turn.unknown = False
-            events.append(RawChunk(_plain(_builtins(data))))
-        return events
-
-    def _completed(self) -> list[Event]:
-        if self._turn.finish == "error":
-            return self._failed(
-                "provider_error", "the provider ended the answer with the finish reason 'error'"
-            )
-        self._over = True
-        return self._turn.complete(request_id(self._head.headers))
-
-    def _refused(self, value: Any) -> list[Event]:
-        headers = self._head.headers
-        info = refused(self._provider, self._head.status, headers, read_refusal(value), "stream")
-        return self._fail(info)
-
-    def _malformed(self, error: Exception, data: bytes) -> list[Event]:
-        why = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
-        return self._failed("malformed_response", f"{redacted(why, 200)}: {_excerpt(data)}")
-
-    def _failed(self, reason: str, message: str) -> list[Event]:
-        info = ErrorInfo(
-            reason=reason,
-            message=message,
-            provider=self._provider,
-            status=self._head.status,
-            request_id=request_id(self._head.headers),
-            retryable=reason in RETRYABLE,
-            phase="stream",
-        )
-        return self._fail(info)
-
-    def _fail(self, info: ErrorInfo) -> list[Event]:
-        self._over = True
-        model = self._turn.model or self._request.model
-        return [*self._turn.reported(), StreamFailed(msgspec.structs.replace(info, model=model))]
-
-
 def _is_refusal(data: bytes) -> bool:
     """Whether a payload without choices is an error that lacks the `error` key."""
-    value = _builtins(data)
+    value = builtins(data)
     return isinstance(value, dict) and ("detail" in value or ("message" in value and "code" in value))
 
 
-def _builtins(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeError):
-        return _lenient(data)
+_BROKEN_OFF = Refusal("the provider ended the answer with the finish reason 'error'", reason="provider_error")
 
 
-def _excerpt(data: bytes) -> str:
-    return redacted(data[:800].decode("utf-8", "replace"), 200)
-
-
-class _Turn:
+class ChatTurn(Turn):
     """What the chunks of one answer have said so far."""
 
     def __init__(self, provider: str, request: Request) -> None:
-        self._request = request
-        self._provider = provider
-        self.model: str | None = None
-        self.id: str | None = None
+        super().__init__(provider, request)
         self.finish: str | None = None
-        self.error: Any = None
-        self.unknown = False
         self._started = False
-        self._count = 0  # parts so far; the next one's index
-        self._open: _Text | None = None
+        self._open: _Part | None = None
         self._calls: list[_Slot] = []
         self._by_index: dict[int, _Slot] = {}
-        self._used: set[str] | None = None
         self._usage: dict[str, Any] | None = None
         self._refusal: list[str] = []
         self._audio: dict[str, Any] | None = None
         self._provider_data: dict[str, Any] = {}
         self._metadata: dict[str, Any] = {}
 
-    def read(self, chunk: _Chunk, whole: bool) -> list[Event]:
+    def read(self, name: str | None, data: bytes) -> list[Event]:
+        if name == "error":
+            self.failure = read_refusal(builtins(data))
+            return []
+        return self._take(read(_CHUNK, data), data, whole=False)
+
+    def read_whole(self, data: bytes) -> list[Event]:
+        if data.startswith(b"["):
+            self.failure = read_refusal(builtins(data))
+            return []
+        chunk = read(_CHUNK, data)
+        events = self._take(chunk, data, whole=True)
+        if self.failure is None and not chunk.choices:
+            text = f"the answer has no choices: {excerpt(data)}"
+            self.failure = Refusal(text, reason="malformed_response")
+        elif self.finish == "error":
+            self.failure = _BROKEN_OFF
+        return events
+
+    def missing(self, marked: bool) -> str | None:
+        """After a usage report `[DONE]` is an end too: some servers behind OpenRouter and Snowflake
+        never send a finish reason (recorded traffic, read 2026-11)."""
+        if self.finish == "error":
+            self.failure = _BROKEN_OFF
+        whole = self.finish is not None or (marked and self.reported())
+        return None if whole else "the stream ended without a finish reason"
+
+    def _take(self, chunk: _Chunk, data: bytes, whole: bool) -> list[Event]:
+        if chunk.error is not None and chunk.error != {} and chunk.error != "":
+            events = self._chunk(chunk, data, whole)
+            self.failure = read_refusal(builtins(data))
+            return events
+        if not chunk.choices and (chunk.object == "error" or (chunk.choices is None and _is_refusal(data))):
+            self.failure = read_refusal(builtins(data))
+            return []
+        return self._chunk(chunk, data, whole)
+
+    def _chunk(self, chunk: _Chunk, data: bytes, whole: bool) -> list[Event]:
         if not self.id and chunk.id:
             self.id = str(chunk.id)
         if not self.model and chunk.model:
@@ -438,30 +215,31 @@ class _Turn:
                 self._metadata[name] = value
         if chunk.system_fingerprint:
             self._provider_data["system_fingerprint"] = chunk.system_fingerprint
-        if not chunk.choices:
-            self.unknown = not whole and not chunk.usage and chunk.x_groq is None and chunk.error is None
-            return []
         events: list[Event] = []
+        if not chunk.choices:
+            if not (whole or chunk.usage or chunk.x_groq is not None or chunk.error is not None):
+                events.append(RawChunk(plain(builtins(data))))
+            return events
         if not self._started:
             self._started = True
             events.append(MessageStarted(self.id, self.model))
         for choice in chunk.choices:
-            if choice.index:
-                self.unknown = True  # a second choice: shown as it came, not folded
-            else:
+            if not choice.index:
                 self._choice(choice, whole, events)
+        if any(choice.index for choice in chunk.choices) and self.failure is None:
+            events.append(RawChunk(plain(builtins(data))))  # a second choice: shown as it came, not folded
         return events
 
     def _choice(self, choice: _Choice, whole: bool, events: list[Event]) -> None:
         delta = choice.delta
-        if delta is None and (whole or not self._count):
+        if delta is None and (whole or not self._parts):
             delta = choice.message
         if delta is not None:
             self._delta(delta, events)
         if choice.finish_reason or (whole and choice.finish_reason is not None):
             self.finish = choice.finish_reason
         if choice.error is not None and choice.error != {}:
-            self.error = choice.error
+            self.failure = read_refusal({"error": choice.error})
         if choice.logprobs is not None:
             self._extend("logprobs", _logprobs(choice.logprobs))
 
@@ -502,22 +280,16 @@ class _Turn:
         if isinstance(items, list):
             self._metadata.setdefault(name, []).extend(items)
 
-    def _part(self, kind: str, events: list[Event]) -> _Text:
+    def _part(self, kind: str, events: list[Event]) -> _Part:
         """The open part of `kind`; another kind that is open ends here."""
         part = self._open
         if part is None or part.kind != kind:
             self._close(events)
-            part = self._open = _Text(kind, self._next())
+            part = self._open = _Part(kind, self.next_index())
         return part
 
-    def _next(self) -> int:
-        self._count += 1
-        return self._count - 1
-
     def _text(self, text: str, events: list[Event]) -> None:
-        part = self._part("text", events)
-        part.pieces.append(text)
-        events.append(TextDelta(text, part.index))
+        self._part("text", events).add(text, events)
 
     def _reasoning(
         self, text: str, field: str, details: list[dict[str, Any]] | None, events: list[Event]
@@ -528,9 +300,7 @@ class _Turn:
         part.field = part.field or field
         for detail in details or ():
             _merge_detail(part.details, detail)
-        if text:
-            part.pieces.append(text)
-            events.append(ReasoningDelta(text, part.index))
+        part.add(text, events)
 
     def _items(self, items: list[Any], events: list[Event]) -> None:
         """Content as a list of parts: Mistral's thinking, text and references."""
@@ -548,22 +318,22 @@ class _Turn:
             elif kind == "image_url":
                 self._image(item, events)
             else:
-                events.append(RawChunk(_plain(item)))
+                events.append(RawChunk(plain(item)))
 
     def _image(self, item: Any, events: list[Event]) -> None:
         source = item.get("image_url") if isinstance(item, dict) else None
         url = source.get("url") if isinstance(source, dict) else source
         if not isinstance(url, str) or not url:
-            events.append(RawChunk(_plain(item)))
+            events.append(RawChunk(plain(item)))
             return
         try:
             image = Image.from_data_uri(url) if url.startswith("data:") else Image.from_url(url)
         except ValidationError:
-            events.append(RawChunk(_plain(item)))
+            events.append(RawChunk(plain(item)))
             return
         self._close(events)
         part = ImagePart(image, origin=self._origin())
-        events.append(RawChunk({"type": "image", "mime_type": image.mime_type}, self._next(), part))
+        events.append(RawChunk({"type": "image", "mime_type": image.mime_type}, self.next_index(), part))
 
     def _audio_piece(self, piece: dict[str, Any]) -> None:
         """Sound comes in pieces, each encoded for itself; an empty object is a placeholder."""
@@ -571,7 +341,7 @@ class _Turn:
             return
         audio = self._audio
         if audio is None:
-            audio = self._audio = {"index": self._next(), "id": None, "data": b"", "transcript": ""}
+            audio = self._audio = {"index": self.next_index(), "id": None, "data": b"", "transcript": ""}
         audio["id"] = audio["id"] or piece.get("id")
         try:
             audio["data"] += b64decode(piece.get("data") or "", validate=True)
@@ -617,7 +387,7 @@ class _Turn:
             slot = None
         if slot is None:
             self._close(events)
-            slot = _Slot(self._next())
+            slot = _Slot(self.next_index())
             self._calls.append(slot)
         if index is not None:
             self._by_index[index] = slot
@@ -636,46 +406,32 @@ class _Turn:
         )
 
     def _start(self, slot: _Slot, events: list[Event]) -> None:
-        used = self._used_ids()
-        slot.id = slot.wire_id
-        number = len(self._calls) - 1
-        while not slot.id or slot.id in used:
-            slot.id = f"call_{len(self._request.messages)}_{number}"
-            number += 1
-        used.add(slot.id)
+        slot.id = self.unique_id(slot.wire_id)
         slot.started = True
         events.append(ToolCallStarted(slot.id, slot.name, slot.index))
         if slot.pieces:
             events.append(ToolCallDelta(slot.id, "".join(slot.pieces)))
 
-    def _used_ids(self) -> set[str]:
-        if self._used is None:
-            self._used = {call.id for message in self._request.messages for call in message.tool_calls}
-        return self._used
-
     def _origin(self) -> Origin:
-        return Origin(self._provider, "chat", self.model or self._request.model or "")
+        return Origin(self.provider, "chat", self.request.model or self.model or "")
 
     def _close(self, events: list[Event]) -> None:
         part, self._open = self._open, None
         if part is None:
             return
-        text = "".join(part.pieces)
         if part.kind == "text":
-            events.append(TextCompleted(text, part.index))
+            part.close(events)
             return
         data: dict[str, Any] = {"field": part.field}
         signature = None
         if part.details:
-            data["reasoning_details"] = [d for d in map(_plain, part.details) if d is not None]
+            data["reasoning_details"] = [d for d in map(plain, part.details) if d is not None]
             signature = next(
                 (d["signature"] for d in part.details if isinstance(d.get("signature"), str)), None
             )
-        whole = ReasoningPart(text, signature, provider_data=data, origin=self._origin())
-        events.append(ReasoningCompleted(text, part.index, whole))
+        part.close(events, ReasoningPart(part.text, signature, provider_data=data, origin=self._origin()))
 
-    def complete(self, request: str | None) -> list[Event]:
-        """The events that end the answer."""
+    def complete(self, request_id: str | None) -> list[Event]:
         events: list[Event] = []
         self._close(events)
         for slot in self._calls:
@@ -688,15 +444,15 @@ class _Turn:
         usage = reported[0].usage if reported else None
         response = Response(
             id=self.id,
-            request_id=request,
-            provider=self._provider,
-            model=self.model or self._request.model,
+            request_id=request_id,
+            provider=self.provider,
+            model=self.model or self.request.model,
             finish_reason=self._finish_reason(),
             raw_finish_reason=self.finish,
             usage=usage,
             refusal="".join(self._refusal) or None,
-            provider_data=_plain(self._provider_data) or {},
-            metadata=_plain(self._metadata) or {},
+            provider_data=plain(self._provider_data) or {},
+            metadata=plain(self._metadata) or {},
         )
         return [*events, *reported, MessageCompleted(response)]
 
@@ -706,7 +462,7 @@ class _Turn:
 
     def _finished(self, slot: _Slot) -> ToolCall:
         raw = "".join(slot.pieces)
-        data = _plain(slot.data) or {}
+        data = plain(slot.data) or {}
         origin = self._origin() if data else None
         if slot.kind == "custom":
             return ToolCall(
@@ -715,7 +471,7 @@ class _Turn:
         return parsed_call(slot.id, slot.name, raw, provider_data=data, origin=origin)
 
     def _finished_audio(self, audio: dict[str, Any]) -> Event:
-        asked = self._request.options.get("audio")
+        asked = self.request.options.get("audio")
         sound = str(asked.get("format") or "wav") if isinstance(asked, dict) else "wav"
         id = str(audio["id"]) if audio["id"] else None
         part = AudioPart(audio["data"], sound, id, audio["transcript"] or None, origin=self._origin())
@@ -755,7 +511,7 @@ def usage_of(raw: dict[str, Any]) -> Usage:
         reasoning_tokens=reasoning,
         total_tokens=total,
         total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
-        raw=_plain(raw) or {},
+        raw=plain(raw) or {},
     )
 
 

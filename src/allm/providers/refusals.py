@@ -1,8 +1,8 @@
-"""Refusals of OpenAI and the servers that speak its dialect, as `ErrorInfo`.
+"""Refusals of all providers as `ErrorInfo`: one reading, one table of words.
 
-Shapes read: `{"error": {...}}`, `{"error": "text"}`, `{"message", "type", "code"}` without `error`
-(Mistral), `{"detail"}` (FastAPI), a list of one of these (Gemini), and OpenRouter's upstream error as
-JSON text in `error.metadata.raw`.
+Shapes read: `{"error": {...}}` (OpenAI, Anthropic, Gemini), `{"error": "text"}`, `{"message", "type",
+"code"}` without `error` (Mistral), `{"detail"}` (FastAPI), a list of one of these (Gemini), and
+OpenRouter's upstream error as JSON text in `error.metadata.raw`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ MAX_MESSAGE = 1000
 _LONGEST_WAIT = 1e9  # seconds; an infinite Retry-After is still a number
 
 _KEYS = re.compile(
-    r"\b(?:sk|rk|pk|gsk|xai|pplx|csk|fw|tgp|r8|hf|nvapi|key)[-_][\w*.-]{8,}"
+    r"\b(?:sk|rk|pk|gsk|xai|pplx|csk|fw|tgp|r8|hf|nvapi)[-_][\w*.-]{8,}"
     r"|\bAIza[\w*-]{16,}|\bya29\.[\w*-]{8,}|\beyJ[\w-]{16,}(?:\.[\w-]+)*"
 )
 _LABELLED = re.compile(r"(?i)(\bbearer\s+|\bapi[ _-]?key(?:\s+provided)?['\"]?\s*[:=]\s*['\"]?)[^\s'\",;]+")
 _CONTEXT = re.compile(
-    r"(?i)context[ _-]?(?:length|window|size)|prompt is too long|input is too long|too many (?:input )?tokens"
-    r"|maximum (?:number of )?(?:input )?tokens? (?:allowed|exceeded)"
+    r"(?i)context[ _-]?(?:length|window|size|limit)|prompt is too long|input is too long"
+    r"|too many (?:input )?tokens|maximum (?:number of )?(?:input )?tokens? (?:allowed|exceeded)"
 )
 _QUOTA = re.compile(r"(?i)insufficient[ _](?:quota|balance|credits?|funds)|exceeded your current quota")
 _BAD_KEY = re.compile(r"(?i)api key not valid|incorrect api key|invalid api key|api_key_invalid")
-_NO_MODEL = re.compile(r"(?i)model .{0,120}(?:does not exist|not found)|model not exist|model_not_found")
 
 _WORDS = {
     "context_length_exceeded": "context_length_exceeded",
@@ -48,6 +47,10 @@ _WORDS = {
     "content_policy_violation": "content_filter",
     "responsibleaipolicyviolation": "content_filter",
     "moderation_blocked": "content_filter",
+    "bio_policy": "content_filter",
+    "misalignment_policy_violation": "content_filter",
+    "image_content_policy_violation": "content_filter",
+    "vector_store_timeout": "timeout",
     "model_not_found": "not_found",
     "deploymentnotfound": "not_found",
     "not_found_error": "not_found",
@@ -56,6 +59,18 @@ _WORDS = {
     "too_many_requests": "rate_limited",
     "overloaded_error": "overloaded",
     "engine_overloaded": "overloaded",
+    "billing_error": "quota_exceeded",
+    "enforced_spend_limit_reached": "quota_exceeded",
+    "contract_spend_limit_reached": "quota_exceeded",
+    "linked_organization_spend_limit_reached": "quota_exceeded",
+    "timeout_error": "timeout",
+    "deadline_exceeded": "timeout",
+    "unauthenticated": "authentication_failed",
+    "api_key_invalid": "authentication_failed",
+    "not_found": "not_found",
+    "resource_exhausted": "rate_limited",
+    "unavailable": "overloaded",
+    "internal": "provider_unavailable",
     "server_error": "provider_unavailable",
     "internal_server_error": "provider_unavailable",
     "api_error": "provider_unavailable",
@@ -74,13 +89,20 @@ _STATUSES = {
 
 
 class Refusal(Struct, frozen=True):
-    """An error object, whatever its shape. `status` is the HTTP status named inside it."""
+    """An error object, whatever its shape. `status` is the HTTP status named inside it.
+
+    `detail` is a finer word than `code` or `kind` where there is one; `wait` is seconds; `reason` is
+    set where it is known without looking at the words; `request_id` is the one in the body.
+    """
 
     message: str = ""
     code: str | None = None
     kind: str | None = None
     status: int | None = None
     wait: float | None = None
+    detail: str | None = None
+    reason: str | None = None
+    request_id: str | None = None
 
 
 def redacted(text: str, limit: int = MAX_MESSAGE) -> str:
@@ -96,14 +118,14 @@ def read_refusal(value: Any) -> Refusal:
     if not isinstance(value, dict):
         return Refusal(_text(value))
     error = value.get("error")
-    if isinstance(error, dict):
-        return _from_object(error)
-    if error:
-        return _from_object({"message": error, "code": value.get("code"), "type": value.get("type")})
-    return _from_object(value)
+    if not isinstance(error, dict):
+        flat = {"message": error, "code": value.get("code"), "type": value.get("type")}
+        error = flat if error else value
+    id = value.get("request_id")
+    return _from_object(error, id[:200] if isinstance(id, str) and id else None)
 
 
-def _from_object(error: dict[str, Any]) -> Refusal:
+def _from_object(error: dict[str, Any], request_id: str | None) -> Refusal:
     message = _text(
         error.get("message")
         or error.get("detail")
@@ -126,7 +148,19 @@ def _from_object(error: dict[str, Any]) -> Refusal:
         kind if isinstance(kind, str) else None,
         status,
         _retry_info(error.get("details")),
+        _detail(error.get("details")),
+        request_id=request_id,
     )
+
+
+def _detail(details: Any) -> str | None:
+    """Anthropic's `details.error_code`; the `reason` in Google's list of details."""
+    for detail in details if isinstance(details, list) else (details,):
+        if isinstance(detail, dict):
+            word = detail.get("error_code") or detail.get("reason")
+            if isinstance(word, str):
+                return word
+    return None
 
 
 def _text(value: Any) -> str:
@@ -171,8 +205,10 @@ def _retry_info(details: Any) -> float | None:
 
 def classify(refusal: Refusal, status: int) -> str:
     """The `reason`: by the provider's own words first, then by phrases, then by the status."""
-    for word in (refusal.code, refusal.kind):
+    for word in (refusal.detail, refusal.code, refusal.kind):
         found = _WORDS.get(word.lower()) if word else None
+        if found == "not_found" and status == 400:  # OpenAI's Responses, of a model's name
+            return "invalid_request"
         if found is not None:
             return found
     message = refusal.message
@@ -182,8 +218,6 @@ def classify(refusal: Refusal, status: int) -> str:
         return "quota_exceeded"
     if status == 400 and _BAD_KEY.search(message):
         return "authentication_failed"
-    if status == 400 and _NO_MODEL.search(message):
-        return "not_found"
     return by_status(status)
 
 
@@ -211,8 +245,8 @@ def refused(
 ) -> ErrorInfo:
     """The failure for a refusal; one inside a 200 answer takes the status that it names itself."""
     effective = refusal.status or status if status < 400 else status
-    reason = classify(refusal, effective)
-    wait = retry_after(headers)
+    reason = refusal.reason or classify(refusal, effective)
+    wait = retry_after(headers) if refusal.reason is None else None
     if wait is None:
         wait = refusal.wait
     retryable = reason in RETRYABLE or effective == 409
@@ -225,7 +259,7 @@ def refused(
         provider=provider,
         status=effective,
         code=redacted(refusal.code, 100) if refusal.code else None,
-        request_id=request_id(headers),
+        request_id=request_id(headers) or refusal.request_id,
         retry_after=wait,
         retryable=retryable,
         phase=phase,

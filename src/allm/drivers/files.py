@@ -1,0 +1,51 @@
+"""Files that a thread refers to, read before anything is sent."""
+
+from __future__ import annotations
+
+import os
+from stat import S_ISREG
+
+from msgspec.structs import replace
+
+from allm.data.content import Image, ImagePart, Part
+from allm.data.messages import Message, Thread
+from allm.errors import ValidationError
+from allm.validation import MAX_IMAGE
+
+
+def loaded(thread: Thread) -> Thread:
+    """The thread with the bytes of its image files in place of their paths, so that it can be sent,
+    stored and resumed elsewhere; the same thread where there are none.
+
+    Raises one `ValidationError` with every file that cannot be read (`messages[i].content[j]`).
+    """
+    problems: list[tuple[str, str]] = []
+    messages = [_message(message, f"messages[{i}]", problems) for i, message in enumerate(thread.messages)]
+    if problems:
+        raise ValidationError.of("an image cannot be read", *problems)
+    return replace(thread, messages=tuple(messages))
+
+
+def _message(message: Message, path: str, problems: list[tuple[str, str]]) -> Message:
+    if isinstance(message.content, str):
+        return message
+    parts: list[Part] = []
+    for index, part in enumerate(message.content):
+        if type(part) is ImagePart and part.image.path is not None:
+            try:
+                part = replace(part, image=_read(part.image, part.image.path))
+            except (OSError, ValueError) as error:
+                problems.append((f"{path}.content[{index}]", f"unresolvable_image: {error}"))
+        parts.append(part)
+    return replace(message, content=tuple(parts))
+
+
+def _read(image: Image, path: str) -> Image:
+    status = os.stat(path)
+    if not S_ISREG(status.st_mode):
+        raise ValueError(f"not a file: {path!r}")
+    if status.st_size > MAX_IMAGE:
+        raise ValueError(f"larger than {MAX_IMAGE} bytes: {path!r}")
+    with open(path, "rb") as file:
+        read = Image.from_bytes(file.read(MAX_IMAGE + 1))
+    return replace(image, data=read.data, path=None, mime_type=read.mime_type or image.mime_type)

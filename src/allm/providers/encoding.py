@@ -1,0 +1,131 @@
+"""What the encoders of all dialects share: headers, bodies, stable bytes, media as the wire takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from allm.data.content import Image, Origin, Part, ToolCall, base64_text
+from allm.data.messages import Message
+from allm.data.requests import Request, ToolSpec
+from allm.errors import ConfigurationError, ValidationError
+from allm.ports import CallContext
+
+_CREDENTIALS: Final = frozenset(
+    {"authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "proxy-authorization"}
+)
+
+
+def address(name: str, ctx: CallContext, default: str) -> tuple[str, str]:
+    """The base URL of a call as (address without a final slash, query).
+
+    Raises `ConfigurationError` where neither the call nor the provider has one.
+    """
+    base_url = ctx.base_url or ctx.adapter_options.get("base_url") or default
+    if not base_url:
+        raise ConfigurationError(f"{name} has no address of its own: pass base_url='https://...'")
+    path, _, query = str(base_url).partition("?")
+    return path.rstrip("/"), query
+
+
+_AS_GIVEN: Final = object()
+
+
+def prepared(
+    request: Request, target: Origin, ctx: CallContext, system: Any = _AS_GIVEN
+) -> tuple[tuple[Message, ...], list[str]]:
+    """The messages as the target takes them, and what was lost; see `allm.prepare`.
+
+    `system` is what is sent as such, where that is not the request's own. Text alone fits every target.
+    """
+    if all(type(message.content) is str and message.role != "tool" for message in request.messages):
+        return request.messages, []
+    from allm.preparing import prepare
+
+    told = request.system if system is _AS_GIVEN else system
+    messages, report = prepare(
+        request.messages, target, system=told, tools=request.tools, orphans=ctx.orphans
+    )
+    return messages, list(report.warnings)
+
+
+def headers_of(options: Mapping[str, Any], streaming: bool, own: Mapping[str, Any]) -> dict[str, str]:
+    """The headers of a JSON request: the dialect's `own` (empty ones left out), then the user's.
+
+    Raises `ConfigurationError` for a header that carries a credential or holds a line break.
+    """
+    accept = "text/event-stream" if streaming else "application/json"
+    headers = {"content-type": "application/json", "accept": accept}
+    headers.update({name: str(value) for name, value in own.items() if value})
+    for name, value in dict(options.get("headers") or {}).items():
+        if str(name).lower() in _CREDENTIALS:
+            raise ConfigurationError(f"the header {name!r} carries a credential: pass api_key= instead")
+        headers[str(name).lower()] = str(value)
+    for name, value in headers.items():
+        if any(letter in name + value for letter in "\r\n\0"):
+            raise ConfigurationError(f"the header {name!r} holds a line break")
+    return headers
+
+
+def body_of(value: Any) -> bytes:
+    """A request body as JSON. Raises `ValidationError` for text that cannot be encoded."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        raise ValidationError.of("text that cannot be encoded", ("messages", "lone_surrogate")) from None
+
+
+def merge_options(body: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """The user's own fields of the body: they come last and win; their `tools` are added to ours."""
+    tools = body.get("tools")
+    body.update(options)
+    added = options.get("tools")
+    if tools and isinstance(added, list):
+        body["tools"] = [*tools, *added]
+
+
+def stable(value: Any) -> msgspec.Raw:
+    """The bytes of free-form data, the same whether or not it went through a stored session."""
+    return msgspec.Raw(msgspec.json.encode(value, order="deterministic"))
+
+
+def arguments_text(call: ToolCall) -> str:
+    """The arguments of a call as JSON text: as the model wrote them where that is an object."""
+    raw = call.raw_arguments
+    if raw is None or call.arguments_invalid or not raw.lstrip().startswith("{"):
+        return msgspec.json.encode(call.arguments, order="deterministic").decode()
+    return raw
+
+
+def arguments_object(call: ToolCall) -> msgspec.Raw:
+    """The arguments of a call as a JSON object, in the model's own order and spelling where valid."""
+    text = arguments_text(call)
+    try:
+        return msgspec.Raw(msgspec.json.decode(text, type=msgspec.Raw))
+    except (msgspec.DecodeError, UnicodeError):
+        return stable(call.arguments)
+
+
+def own_fields(tool: ToolSpec, provider: str) -> dict[str, Any]:
+    """What `tool.metadata[provider]` adds to the tool on that provider's wire."""
+    fields = tool.metadata.get(provider)
+    return dict(fields) if isinstance(fields, dict) else {}
+
+
+def is_own(part: Part, provider: str) -> bool:
+    """Whether a part came from `provider`, whose own data it may therefore carry back."""
+    return part.origin is not None and part.origin.provider == provider
+
+
+def image_bytes(image: Image) -> tuple[str, str]:
+    """Media type and base64 text of an image that holds its bytes.
+
+    Raises `ValidationError` for one that is still a path: the caller's files are read before encoding.
+    """
+    if image.data is None:
+        raise ValidationError.of("an image cannot be sent", ("image", "file_not_read"))
+    if image.mime_type is None:
+        raise ValidationError.of("an image cannot be sent", ("image", "missing_mime_type"))
+    return image.mime_type, base64_text(image.data)

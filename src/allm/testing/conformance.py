@@ -1,0 +1,60 @@
+"""Prove that an adapter keeps the ports' promises.
+
+In pytest, each case a test:
+
+>>> import pytest
+>>> from allm.testing import conformance
+>>> subject = conformance.Subject(make=MyAdapter, samples={...})  # doctest: +SKIP
+>>> @pytest.mark.parametrize("case", conformance.cases(subject), ids=str)  # doctest: +SKIP
+... def test_conformance(case):
+...     case.run()
+
+By hand: `print(conformance.check(subject))`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from allm.testing import adapter_cases, wire_cases
+from allm.testing.subjects import SAMPLES, STATUSES, Case, Sample, Subject
+
+__all__ = ["SAMPLES", "STATUSES", "Case", "Report", "Sample", "Subject", "cases", "check"]
+
+
+class Report(Struct, frozen=True):
+    """What a run proved: names of the cases that passed, and why the others did not."""
+
+    passed: tuple[str, ...]
+    failed: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.passed)} passed, {len(self.failed)} failed"]
+        return "\n".join([*lines, *(f"  {text}" for text in self.failed.values())])
+
+
+def cases(subject: Subject | Any) -> list[Case]:
+    """The cases for a subject. A bare adapter is a subject without samples: its wire cases say what is
+    missing."""
+    known = subject if isinstance(subject, Subject) else Subject(make=lambda: subject)
+    source = wire_cases if hasattr(known.make(), "encode") else adapter_cases
+    return list(source.cases(known))
+
+
+def check(subject: Subject | Any) -> Report:
+    """Run all cases; nothing is raised for one that fails."""
+    passed, failed = [], {}
+    for case in cases(subject):
+        try:
+            case.run()
+        except AssertionError as error:
+            failed[case.name] = str(error)
+        else:
+            passed.append(case.name)
+    return Report(tuple(passed), failed)
