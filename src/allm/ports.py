@@ -77,7 +77,9 @@ class Decoder(Protocol):
     The last event of a whole answer is `MessageCompleted`, whose response holds all but the message
     (the fold fills that in); the last event of a failed one is `StreamFailed`. After either, `feed`
     and `end` return nothing. `end` is called when the body has ended; where the provider had not
-    said that the answer was complete it gives `StreamFailed` with `stream_interrupted`.
+    said that the answer was complete it gives `StreamFailed` with `stream_interrupted`. An optional
+    property `may_end` tells that all has come that an answer needs, where no mark need follow: then a cut
+    or a short silence ends the answer, too.
     """
 
     def feed(self, data: bytes) -> list[Event]: ...

@@ -40,7 +40,7 @@ class Pace:
             self._waiting = _after(now, self._timeouts.idle)
         elif progress:
             self._which = "idle"  # the first read after the headers still waits for the first event
-        deadline = _least(self._least_with_run(), self._waiting)
+        deadline = least(self._least_with_run(), self._waiting)
         if deadline is None:
             return None
         if deadline <= now:
@@ -71,14 +71,15 @@ class Pace:
         )
 
     def _least_with_run(self) -> float | None:
-        return _least(self._request, self._run)
+        return least(self._request, self._run)
 
 
 def _after(now: float, seconds: float | None) -> float | None:
     return None if seconds is None else now + seconds
 
 
-def _least(a: float | None, b: float | None) -> float | None:
+def least(a: float | None, b: float | None) -> float | None:
+    """The smaller of two; `None` is no bound."""
     if a is None or b is None:
         return a if b is None else b
     return min(a, b)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from allm.data.events import Event
-from allm.drivers.pace import FRAME_SECONDS, Pace
+from allm.drivers.pace import FRAME_SECONDS, Pace, least
 from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed
 from allm.drivers.toolwork import ToolWork, awaited, start_thread
 from allm.errors import AllmError, CancelledError, ConfigurationError
@@ -103,7 +103,7 @@ class TaskPorts:
 
     async def _read_body(self, effect: ReadBody) -> bytes:
         assert self.body is not None
-        return await self.body.read(self.pace.remaining(effect.progress))
+        return await self.body.read(least(self.pace.remaining(effect.progress), effect.within))
 
     async def _close_body(self, effect: CloseBody | None) -> None:
         body, self.body = self.body, None

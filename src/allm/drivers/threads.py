@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from allm.data.events import Event
-from allm.drivers.pace import FRAME_SECONDS, Pace
+from allm.drivers.pace import FRAME_SECONDS, Pace, least
 from allm.drivers.toolwork import Put, ToolWork, awaited, start_thread
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.folds import unfold
@@ -95,7 +95,7 @@ class ThreadPorts:
 
     def _read_body(self, effect: ReadBody) -> bytes:
         assert self.body is not None
-        return self.body.read(self.pace.remaining(effect.progress))
+        return self.body.read(least(self.pace.remaining(effect.progress), effect.within))
 
     def _close_body(self, effect: CloseBody | None) -> None:
         body, self.body, self.opening = self.body, None, None

@@ -33,12 +33,13 @@ class OpenHttp(Effect[HttpHead]):
 
 class ReadBody(Effect[bytes]):
     """What has come of the open answer, `b""` at its end. `progress`: the last read made an event,
-    so the idle clock starts anew."""
+    so the idle clock starts anew. `within`: seconds that this read may take at most."""
 
-    __slots__ = ("progress",)
+    __slots__ = ("progress", "within")
 
-    def __init__(self, progress: bool) -> None:
+    def __init__(self, progress: bool, within: float | None = None) -> None:
         self.progress = progress
+        self.within = within
 
 
 READ, READ_ON = ReadBody(False), ReadBody(True)

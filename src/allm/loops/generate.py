@@ -32,6 +32,7 @@ from allm.loops.effects import (
     NextEvents,
     OpenEvents,
     OpenHttp,
+    ReadBody,
     Sleep,
     ask,
 )
@@ -40,6 +41,7 @@ from allm.ports import CallContext, HttpRequest, WireAdapter
 from allm.retry import delay_before_next
 
 _BEFORE_CONTENT = (UsageReported, RawChunk)
+_READ_LAST = ReadBody(True, within=0.25)
 MAX_PAUSES = 16  # how often one turn is continued after the provider paused it
 
 
@@ -245,7 +247,7 @@ class _Wire:
     def more(self, progress: bool) -> Loop[list[Event] | None]:
         if self.ended:
             return None
-        data: bytes = yield (READ_ON if progress else READ)
+        data = yield from self._read(progress)
         self.size += len(data)
         if self.size > self.ctx.limits.body:
             text = f"the answer is larger than {self.ctx.limits.body} bytes (Limits.body)"
@@ -254,6 +256,18 @@ class _Wire:
             return self.decoder.feed(data)
         self.ended = True
         return self.decoder.end()
+
+    def _read(self, progress: bool) -> Loop[bytes]:
+        """What comes next. Where the answer may end here, a cut or a silence is its end."""
+        data: bytes
+        if not getattr(self.decoder, "may_end", False):
+            data = yield (READ_ON if progress else READ)
+            return data
+        try:
+            data = yield _READ_LAST
+        except TransportError:
+            return b""
+        return data
 
 
 class _InProcess:

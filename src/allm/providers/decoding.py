@@ -193,6 +193,11 @@ class Turn:
         """The events of an answer that came as one JSON body."""
         raise NotImplementedError
 
+    @property
+    def may_end(self) -> bool:
+        """Whether all that an answer needs has come, though the provider has not marked its end."""
+        return False
+
     def missing(self, marked: bool) -> str | None:
         """Why the answer is not whole although the body has ended, or `None` where it is.
 
@@ -252,6 +257,11 @@ class AnswerDecoder:
         self._size = 0
         self._splitter = EventSplitter(limits.event)
         self._over = False
+
+    @property
+    def may_end(self) -> bool:
+        """See `allm.ports.Decoder`."""
+        return self._mode == "sse" and not self._over and self._turn.may_end
 
     def feed(self, data: bytes) -> list[Event]:
         if self._over:

@@ -186,7 +186,7 @@ def _quiet(subject: Subject, sample: Sample, body: bytes, what: str) -> list[Eve
     """The events of a body of any kind: nothing is raised, and there is one terminal event."""
     try:
         events = _events(subject, sample, [body])
-        check_order(events)
+        check_order(events, damaged=True)
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}; body {body!r:.200}") from error
     return events

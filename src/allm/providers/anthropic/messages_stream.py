@@ -368,6 +368,10 @@ class MessagesTurn(Turn):
         self._refuse_broken()
         return events
 
+    @property
+    def may_end(self) -> bool:
+        return bool(self._finish)
+
     def missing(self, marked: bool) -> str | None:
         """The stop reason ends an answer; `message_stop`, which adds nothing to it, may be lost."""
         self._refuse_broken()

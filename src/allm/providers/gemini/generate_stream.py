@@ -150,9 +150,12 @@ class GenerateTurn(Turn):
             self.failure = Refusal(missing, reason="stream_interrupted") if missing else None
         return events
 
+    @property
+    def may_end(self) -> bool:
+        return self.finish is not None or self._blocked is not None
+
     def missing(self, marked: bool) -> str | None:
-        whole = self.finish is not None or self._blocked is not None
-        return None if whole else "the stream ended without a finish reason"
+        return None if self.may_end else "the stream ended without a finish reason"
 
     def _payload(self, data: bytes) -> list[Event]:
         events: list[Event] = []

@@ -182,6 +182,10 @@ class ChatTurn(Turn):
             self.failure = _BROKEN_OFF
         return events
 
+    @property
+    def may_end(self) -> bool:
+        return self.finish is not None and self._usage is not None
+
     def missing(self, marked: bool) -> str | None:
         """After a usage report `[DONE]` is an end too: some servers behind OpenRouter and Snowflake
         never send a finish reason (recorded traffic, read 2026-11)."""

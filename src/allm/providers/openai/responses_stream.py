@@ -79,6 +79,7 @@ class _Item:
     """An item of the answer that is still growing: what its kind needs of these."""
 
     __slots__ = (
+        "announced",
         "annotations",
         "call",
         "data",
@@ -96,6 +97,7 @@ class _Item:
         self.kind = kind
         self.data = data
         self.done = False
+        self.announced = True  # by an event of its own, before its pieces
         self.texts: dict[int, OpenPart] = {}  # of a message, by content index
         self.refusals: dict[int, str] = {}
         self.annotations: list[Any] = []
@@ -197,25 +199,39 @@ class ResponsesTurn(Turn):
         self._ended(answer, events)
 
     def _ended(self, answer: _Answer, events: list[Event]) -> None:
-        """The last word: the status, and the items that no event had brought.
-
-        The n-th item of a kind is the n-th of that kind that came before: ids and places may differ.
-        """
+        """The last word: the status, and the items that no event had brought."""
         self._end = answer
         self._usage = answer.usage
         self.failure = _failure(answer)
-        known: dict[str, list[_Item]] = {}
-        for item in self._items:
-            known.setdefault(item.kind, []).append(item)
-        for data in answer.output or ():
-            same = known.get(_kind(data))
-            item = same.pop(0) if same else self._new(data, None)
-            item.data = data
+        self._match(answer.output or [])
         for item in self._items:
             broken = self.failure is not None and item.kind not in ("message", "reasoning")
             if not (item.done or broken):  # a call of a failed answer is never whole
                 self._finish(item, item.data, events)
         self.done = True
+
+    def _match(self, output: list[dict[str, Any]]) -> None:
+        """Give the items what the last word says of them: by their ids, and where those have changed the
+        n-th of a kind is the n-th of that kind that came before."""
+        left = list(self._items)
+        unknown = []
+        for data in output:
+            item = next((item for item in left if item.data.get("id") == data.get("id") is not None), None)
+            if item is None or item.kind != _kind(data):
+                unknown.append(data)
+            else:
+                left.remove(item)
+                item.data = data
+        for data in unknown:
+            item = next((item for item in left if item.kind == _kind(data)), None)
+            if item is None:
+                item = self._new(data, None)
+            else:
+                left.remove(item)
+            item.data = data
+        if output and not all(item.announced or item.done for item in left) and self.failure is None:
+            text = "a piece of an item that is not in the answer"
+            self.failure = Refusal(text, reason="malformed_response")
 
     # Items
 
@@ -240,7 +256,9 @@ class ResponsesTurn(Turn):
         where it is whole already."""
         item = self._find(kind, event.output_index, event.item_id)
         if item is None:
-            return self._new({"type": kind, "id": event.item_id}, event.output_index)
+            item = self._new({"type": kind, "id": event.item_id}, event.output_index)
+            item.announced = False
+            return item
         return None if item.done else item
 
     def _added(self, event: _Event, events: list[Event]) -> None:
@@ -308,13 +326,17 @@ class ResponsesTurn(Turn):
         if isinstance(content, str):
             content = [{"type": "output_text", "text": content}]
         annotations = []
-        for index, piece in enumerate(content if isinstance(content, list) else ()):
+        pieces = content if isinstance(content, list) else []
+        # Servers that count otherwise in their deltas mean the same pieces in the same order.
+        strange = sorted(item.texts) if not item.texts.keys() & set(range(len(pieces))) else []
+        for index, piece in enumerate(pieces):
             kind = piece.get("type") if isinstance(piece, dict) else None
             if kind == "refusal":
                 item.refusals[index] = str(piece.get("refusal") or "")
             elif kind in ("output_text", "text") and isinstance(piece.get("text"), str):
                 if piece["text"]:
-                    _settle(self._text_at(item, index), piece["text"], events)
+                    place = strange.pop(0) if strange else index
+                    _settle(self._text_at(item, place), piece["text"], events)
                 annotations += _list(piece.get("annotations"))
                 self._logprobs += _list(piece.get("logprobs"))
             else:
