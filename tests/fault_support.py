@@ -30,27 +30,81 @@ def load() -> ModuleType | None:
     return sys.modules["faultserver"]
 
 
-def verdicts(server: Any, scenario: dict[str, Any], result: allm.Response | allm.AllmError) -> set[str]:
+NOT_SERVED = {("responses", "filtered")}
+"""Where the server says something else than it lists: its Responses end filtered answers by length."""
+
+_EXPECTED = {"s500_html": "error:status:502"}  # listed as 500, sent as 502
+
+
+def expectation(scenario: dict[str, Any]) -> set[str]:
+    """The words of which one must hold."""
+    listed: str = _EXPECTED.get(scenario["name"], scenario["expect"])
+    return set(listed.split("|"))
+
+
+_WORDS = {
+    "rate_limited": "rate_limit",
+    "quota_exceeded": "rate_limit",
+    "authentication_failed": "auth",
+    "permission_denied": "auth",
+    "overloaded": "overloaded",
+    "provider_error": "provider",
+    "provider_unavailable": "provider",
+}
+
+
+def verdicts(
+    server: Any, dialect: str, scenario: dict[str, Any], result: allm.Response | allm.AllmError
+) -> set[str]:
     """The words of `--list` that this result satisfies."""
+    name = scenario["name"]
     if isinstance(result, allm.AllmError):
-        kind = KINDS.get(result.info.reason, f"status:{result.info.status}")
-        return {f"error:{kind}", "bounded"}
+        return _failure(result.info)
     if scenario["kind"] == "tool":
-        wanted = [server.TOOL_ARGS]
-        if scenario["name"] == "ok_tools2":
-            wanted.append({"city": "Oslo", "days": 1})
-        same = [call.arguments for call in result.tool_calls] == wanted
-        return {"same", "same-ish"} if same else {f"other calls: {result.tool_calls}"}
+        return _calls(server, name, result)
+    if name in _CUT_SHORT:
+        return _cut_short(server, name, result)
+    if (dialect, name) == ("generate", "sse_after_terminal") and result.text.startswith(server.TEXT):
+        return {"same"}  # no end marker there: what comes after the finish reason may count
+    return _text(server, name, result.text)
+
+
+def _failure(info: allm.ErrorInfo) -> set[str]:
+    words = {KINDS.get(info.reason), _WORDS.get(info.reason), f"status:{info.status}"}
+    return {f"error:{word}" for word in words if word} | {"bounded"}
+
+
+def _calls(server: Any, name: str, result: allm.Response) -> set[str]:
+    wanted = [server.TOOL_ARGS]
+    if name == "ok_tools2":
+        wanted.append({"city": "Oslo", "days": 1})
+    same = [call.arguments for call in result.tool_calls] == wanted
+    return {"same", "same-ish"} if same else {f"other calls: {result.tool_calls}"}
+
+
+_CUT_SHORT = {"filtered": "content_filter", "length": "length"}
+
+
+def _cut_short(server: Any, name: str, result: allm.Response) -> set[str]:
+    """Half of the text, and the reason for it."""
+    same = result.text == "".join(server.TEXT_PARTS[:5]) and result.finish_reason == _CUT_SHORT[name]
+    return {"same"} if same else {f"other answer: {result.text!r}, {result.finish_reason}"}
+
+
+def _text(server: Any, name: str, text: str) -> set[str]:
     texts = {
         server.TEXT: {"same", "same-ish"},
         server.SEP_TEXT: {"same-text:sep"},
+        "".join(server.HOSTILE_TEXT): {"same-text:hostile"},
         "x" * 100_000: {"same-text:many"},
     }
-    if result.text in texts:
-        return texts[result.text]
-    if scenario["name"] in ("sse_lone_surrogate", "sse_bad_utf8") and "�" in result.text:
-        result.text.encode()
+    if text in texts:
+        return texts[text]
+    if name in ("sse_lone_surrogate", "sse_bad_utf8") and "�" in text:
+        text.encode()
         return {"same-ish"}
-    if scenario["name"] == "sse_many_tiny" and len(result.text) == 100_000:
+    if name == "sse_many_tiny" and len(text) == 100_000:
         return {"same-text:many"}
-    return {f"other text: {result.text[:200]!r}"}
+    if name in ("missing_fields", "empty_choices") and not text:
+        return {"same-ish"}
+    return {f"other text: {text[:200]!r}"}

@@ -252,7 +252,7 @@ def test_no_value_makes_the_finders_fail(value: Any) -> None:
 REQUIRED: dict[Any, dict[str, Any]] = {messages.Message: {"role": "user"}, requests.ToolSpec: {"name": "a"}}
 
 
-@pytest.mark.parametrize("wrong", ANYTHING, ids=repr)
+@pytest.mark.parametrize("wrong", ANYTHING, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("name", list(validation._FINDERS))
 def test_no_wrong_type_makes_the_finders_fail(name: str, wrong: Any) -> None:
     find = validation._FINDERS[name]

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import allm
-from tests.dialects import DIALECTS, Dialect
+from tests.four_dialects import DIALECTS, Dialect
 from tests.loopback import Answer, Loopback
 from tests.wire_support import DEVIATIONS, Record, body_of, compare
 
@@ -20,7 +20,6 @@ RECORDED: dict[str, tuple[Dialect, Record]] = {
 }
 pytestmark = pytest.mark.skipif(not RECORDED, reason="the recordings are not beside the checkout")
 BYTEWISE = 16 * 1024
-BYTEWISE_ON_ALL_FACES = 4 * 1024  # longer ones take the faces in turn: a chunk for each byte is slow to read
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +50,10 @@ def outcome(url: str, face: str, id: str) -> allm.Response | allm.ErrorInfo:
 
 
 def cases() -> Iterator[Any]:
-    for index, (id, (_, record)) in enumerate(RECORDED.items()):
-        size = len(body_of(record))
-        turn = FACES[index % len(FACES)]
+    for id, (_, record) in RECORDED.items():
         for face in FACES:
             yield pytest.param(id, "whole", face, id=f"{id}-whole-{face}")
-            if size <= BYTEWISE_ON_ALL_FACES or (size <= BYTEWISE and face == turn):
+            if len(body_of(record)) <= BYTEWISE:
                 yield pytest.param(id, "bytewise", face, id=f"{id}-bytewise-{face}")
 
 

@@ -79,8 +79,8 @@ class _Item:
     """An item of the answer that is still growing: what its kind needs of these."""
 
     __slots__ = (
-        "announced",
         "annotations",
+        "announced",
         "call",
         "data",
         "done",
