@@ -30,9 +30,6 @@ def load() -> ModuleType | None:
     return sys.modules["faultserver"]
 
 
-NOT_SERVED = {("responses", "filtered")}
-"""Where the server says something else than it lists: its Responses end filtered answers by length."""
-
 _EXPECTED = {"s500_html": "error:status:502"}  # listed as 500, sent as 502
 
 
@@ -63,7 +60,7 @@ def verdicts(
     if scenario["kind"] == "tool":
         return _calls(server, name, result)
     if name in _CUT_SHORT:
-        return _cut_short(server, name, result)
+        return _cut_short(server, dialect, name, result)
     if (dialect, name) == ("generate", "sse_after_terminal") and result.text.startswith(server.TEXT):
         return {"same"}  # no end marker there: what comes after the finish reason may count
     return _text(server, name, result.text)
@@ -85,9 +82,11 @@ def _calls(server: Any, name: str, result: allm.Response) -> set[str]:
 _CUT_SHORT = {"filtered": "content_filter", "length": "length"}
 
 
-def _cut_short(server: Any, name: str, result: allm.Response) -> set[str]:
-    """Half of the text, and the reason for it."""
-    same = result.text == "".join(server.TEXT_PARTS[:5]) and result.finish_reason == _CUT_SHORT[name]
+def _cut_short(server: Any, dialect: str, name: str, result: allm.Response) -> set[str]:
+    """Half of the text, and the reason for it. Responses of this server end filtered answers, too, by
+    `max_output_tokens`."""
+    reason = "length" if dialect == "responses" else _CUT_SHORT[name]
+    same = result.text == "".join(server.TEXT_PARTS[:5]) and result.finish_reason == reason
     return {"same"} if same else {f"other answer: {result.text!r}, {result.finish_reason}"}
 
 

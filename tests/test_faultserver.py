@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import allm
-from tests.fault_support import NOT_SERVED, expectation, load, verdicts
+from tests.fault_support import expectation, load, verdicts
 from tests.four_dialects import DIALECTS, Dialect
 
 server = load()
@@ -22,7 +22,7 @@ CASES = [
     for dialect in DIALECTS
     for scenario in SCENARIOS
     for mode in ("stream", "plain")
-    if scenario["modes"] in (mode, "both") and (dialect.name, scenario["name"]) not in NOT_SERVED
+    if scenario["modes"] in (mode, "both")
 ]
 # Patience for what never ends or stalls: less than for what only comes slowly.
 SHORT = allm.Timeouts(idle=0.4, request=0.6)

@@ -49,3 +49,35 @@ def test_every_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_thread_without_files_is_kept(tmp_path: Path) -> None:
     thread = allm.Thread((allm.user("Hi"), allm.assistant([allm.TextPart("Hello")])))
     assert loaded(thread) == thread
+
+
+@pytest.mark.parametrize("kind", ["image", "part", "list"])
+def test_a_tool_may_return_a_path(face: Face, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.png"
+    path.write_bytes(PNG)
+    image = allm.Image.from_file(str(path))
+
+    @allm.tool
+    def draw() -> object:
+        """The map."""
+        return {"image": image, "part": allm.ImagePart(image), "list": ["The map:", image]}[kind]
+
+    call = {"tool_call": {"id": "c1", "name": "draw", "arguments": {}}}
+    with allm.testing.fake([call], [{"text": "A map."}]) as model:
+        result = face.chat(allm.Engine("m", adapter=model, tools=[draw]), "Where?")
+    drawn = allm.ImagePart(allm.Image.from_bytes(PNG, "image/png"))
+    assert result.thread.messages[2].parts[-1] == drawn
+    assert model.requests[1].messages[2].parts[-1] == drawn
+
+
+def test_a_path_that_a_tool_returns_and_that_is_not_there_is_told_to_the_model(face: Face) -> None:
+    @allm.tool
+    def draw() -> allm.Image:
+        """The map."""
+        return allm.Image.from_file("nowhere.png")
+
+    call = {"tool_call": {"id": "c1", "name": "draw", "arguments": {}}}
+    with allm.testing.fake([call], [{"text": "No map."}]) as model:
+        result = face.chat(allm.Engine("m", adapter=model, tools=[draw]), "Where?")
+    assert result.thread.messages[2].is_error
+    assert "nowhere.png" in result.thread.messages[2].text

@@ -1,9 +1,10 @@
-"""Files that a thread refers to, read before anything is sent."""
+"""Image files that threads and tool results refer to, read before anything is sent or stored."""
 
 from __future__ import annotations
 
 import os
 from stat import S_ISREG
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -24,6 +25,23 @@ def loaded(thread: Thread) -> Thread:
     if problems:
         raise ValidationError.of("an image cannot be read", *problems)
     return replace(thread, messages=tuple(messages))
+
+
+def loaded_result(value: Any) -> Any:
+    """What a tool returned, with the bytes of its image files; raises `OSError` or `ValueError`."""
+    kind = type(value)
+    if kind is ImagePart and value.image.path is not None:
+        return replace(value, image=_read(value.image, value.image.path))
+    if kind is Image and value.path is not None:
+        return _read(value, value.path)
+    if kind is list or kind is tuple:
+        return kind([loaded_result(item) for item in value]) if any(map(_is_file, value)) else value
+    return value
+
+
+def _is_file(value: Any) -> bool:
+    image = value.image if type(value) is ImagePart else value
+    return type(image) is Image and image.path is not None
 
 
 def _message(message: Message, path: str, problems: list[tuple[str, str]]) -> Message:

@@ -11,6 +11,7 @@ from typing import Any
 
 from allm.data.content import ToolCall
 from allm.data.failure import ErrorInfo
+from allm.drivers.files import loaded_result
 from allm.errors import ToolError
 from allm.loops.effects import StartTool, ToolDone
 from allm.tools import timed_out
@@ -94,7 +95,7 @@ def start_thread(effect: StartTool, put: Put) -> Callable[[], None]:
         began = time.monotonic()
         value, error = None, None
         try:
-            value = context.run(effect.invoke)
+            value = loaded_result(context.run(effect.invoke))
         except BaseException as caught:  # a handler that exits ends its call, not the process
             error = caught
         put(effect, ToolDone(effect.position, value, error, time.monotonic() - began))
@@ -117,6 +118,7 @@ async def awaited(effect: StartTool, put: Put) -> None:
         value = effect.invoke()
         if isawaitable(value):
             value = await value
+        value = loaded_result(value)
     except (Exception, SystemExit) as caught:
         error = caught
     except BaseException as caught:  # cancelled, by us or by itself
