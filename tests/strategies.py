@@ -145,17 +145,21 @@ image_requests = _build(
     options=maps, metadata=maps, extra=extras,
 )  # fmt: skip
 image_responses = _build(
-    media.ImageResponse, id=text, request_id=text, model=text, images=_rows(images, 2), usage=usages,
-    warnings=_rows(text), provider_data=maps, metadata=maps, extra=extras,
+    media.ImageResponse, id=text, request_id=text, provider=words, model=text, images=_rows(images, 2),
+    text=text, finish_reason=words, error=error_infos, usage=usages, warnings=_rows(text), provider_data=maps, metadata=maps, extra=extras,
 )  # fmt: skip
 embedding_requests = _build(
     media.EmbeddingRequest, input=_rows(text), model=text, dimensions=integers, task_type=words,
     truncate=st.booleans(), options=maps, metadata=maps, extra=extras,
 )  # fmt: skip
 embedding_responses = _build(
-    media.EmbeddingResponse, vectors=_rows(_rows(numbers)), model=text, request_id=text, usage=usages,
-    warnings=_rows(text), metadata=maps, extra=extras,
+    media.EmbeddingResponse, data=st.binary(max_size=6).map(lambda data: data * 8), dimensions=st.just(2),
+    request_id=text, provider=words, model=text, usage=usages, error=error_infos, warnings=_rows(text),
+    metadata=maps, extra=extras,
 )  # fmt: skip
+
+media_progress = st.builds(media.MediaProgress, integers, st.none() | integers, st.none() | image_parts)
+media_completed = st.builds(media.MediaCompleted, image_responses | embedding_responses)
 
 _streamed = {"text": text, "index": integers}
 EVENTS: dict[type[events.Event], SearchStrategy[Any]] = {
@@ -198,7 +202,8 @@ STRUCTS: dict[type[Any], SearchStrategy[Any]] = {
     responses.StepResult: step_results, responses.ChatResult: chat_results, sessions.Session: chat_sessions,
     sessions.SessionTurn: session_turns, media.ImageRequest: image_requests,
     media.ImageResponse: image_responses, media.EmbeddingRequest: embedding_requests,
-    media.EmbeddingResponse: embedding_responses,
+    media.EmbeddingResponse: embedding_responses, media.MediaProgress: media_progress,
+    media.MediaCompleted: media_completed,
 }  # fmt: skip
 """A strategy for each layer A struct that is no event."""
 

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 __version__ = "0.1.0"
 
 _HOMES: Final = {
-    "allm.calls": "chat generate step stream stream_generate stream_step",
+    "allm.calls": (
+        "chat edit_image embed generate generate_image image_variations step stream stream_edit_image"
+        " stream_embed stream_generate stream_generate_image stream_image_variations stream_step"
+    ),
     "allm.drivers.stream": "AsyncStream Stream",
     "allm.engine": "Engine bind configure",
     "allm.tools": "AskUser Halt Tool ToolContext tool",
@@ -28,6 +31,9 @@ _HOMES: Final = {
     "allm.data.codec": "from_json from_msgpack to_json to_msgpack",
     "allm.data.content": (
         "AudioPart FilePart Image ImagePart OpaquePart Origin ReasoningPart TextPart ToolCall"
+    ),
+    "allm.data.media": (
+        "EmbeddingRequest EmbeddingResponse ImageRequest ImageResponse MediaCompleted MediaProgress"
     ),
     "allm.data.messages": "Message Thread assistant system tool_result user",
     "allm.data.requests": "ModelRef Request ResponseFormat ToolSpec json_schema",
@@ -62,10 +68,18 @@ if TYPE_CHECKING:
     from allm import sessions as sessions
     from allm import testing as testing
     from allm.calls import chat as chat
+    from allm.calls import edit_image as edit_image
+    from allm.calls import embed as embed
     from allm.calls import generate as generate
+    from allm.calls import generate_image as generate_image
+    from allm.calls import image_variations as image_variations
     from allm.calls import step as step
     from allm.calls import stream as stream
+    from allm.calls import stream_edit_image as stream_edit_image
+    from allm.calls import stream_embed as stream_embed
     from allm.calls import stream_generate as stream_generate
+    from allm.calls import stream_generate_image as stream_generate_image
+    from allm.calls import stream_image_variations as stream_image_variations
     from allm.calls import stream_step as stream_step
     from allm.capabilities import Capabilities as Capabilities
     from allm.capabilities import capabilities_of as capabilities_of
@@ -78,6 +92,7 @@ if TYPE_CHECKING:
     from allm.data.content import *  # noqa: F403
     from allm.data.events import *  # noqa: F403
     from allm.data.failure import ErrorInfo as ErrorInfo
+    from allm.data.media import *  # noqa: F403
     from allm.data.messages import *  # noqa: F403
     from allm.data.requests import *  # noqa: F403
     from allm.data.responses import *  # noqa: F403

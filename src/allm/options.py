@@ -91,3 +91,43 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
             raise UnknownOptionError(f"unknown {what} {name!r}; {hint}")
+
+
+class _MediaOptions(TypedDict, total=False):
+    model: Any
+    api_key: Any
+    options: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    adapter_options: Mapping[str, Any]
+    request_id: str | None
+    retry: RetryPolicy | Literal[False] | None
+    timeouts: Timeouts
+    limits: Limits
+    on_event: Callable[[Any], object] | None
+    observers: Iterable[Any]
+    raise_on_error: bool
+
+
+class ImageOptions(_MediaOptions, total=False):
+    """Options of the image verbs. `size` is `auto`, `1024x1024` and the like; `options` go into the body
+    of the request last."""
+
+    n: int
+    size: str | None
+    quality: str | None
+    style: str | None
+    background: str | None
+    response_format: str
+
+
+class EmbedOptions(_MediaOptions, total=False):
+    """Options of `embed`. `concurrency`: how many requests at a time, where the input needs several."""
+
+    dimensions: int | None
+    task_type: str | None
+    truncate: bool | None
+    concurrency: int
+
+
+IMAGE_NAMES = (*_MediaOptions.__annotations__, *ImageOptions.__annotations__)
+EMBED_NAMES = (*_MediaOptions.__annotations__, *EmbedOptions.__annotations__)

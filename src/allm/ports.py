@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -13,6 +13,9 @@ from allm.data.failure import ErrorInfo
 from allm.data.requests import Request
 from allm.data.responses import Response
 from allm.limits import Limits, Timeouts
+
+if TYPE_CHECKING:
+    from allm.data.media import EmbeddingRequest, EmbeddingResponse, ImageRequest, ImageResponse
 
 
 class KeyRule(Struct, frozen=True):
@@ -196,12 +199,18 @@ class Observer(Protocol):
 
 
 class ImageAdapter(Protocol):
+    """Images in this process: `complete`, or `acomplete` awaited. One behind HTTP has the three parts of
+    `WireAdapter` instead; its decoder's last event is `MediaCompleted` or `StreamFailed`."""
+
     name: str
 
-    def generate_image(self, request: Any, ctx: CallContext) -> Any: ...
+    def complete(self, request: ImageRequest, ctx: CallContext) -> ImageResponse: ...
 
 
 class EmbeddingAdapter(Protocol):
-    name: str
+    """As `ImageAdapter`, for vectors. `max_batch` is how many inputs one request may hold."""
 
-    def embed(self, request: Any, ctx: CallContext) -> Any: ...
+    name: str
+    max_batch: int
+
+    def complete(self, request: EmbeddingRequest, ctx: CallContext) -> EmbeddingResponse: ...

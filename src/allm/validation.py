@@ -231,7 +231,7 @@ def image_request_problems(request: Any) -> list[Problem]:
 
 
 _SIZE: Final = re.compile(r"auto|[1-9][0-9]*x[1-9][0-9]*")
-_IMAGE_COUNTS: Final = {"generate": (0,), "edit": (1, 2), "variation": (1,)}
+_IMAGE_COUNTS: Final = {"generate": (0,), "edit": range(1, 17), "variation": (1,)}
 
 
 def _prompt_problems(request: ImageRequest) -> list[Problem]:

@@ -45,12 +45,13 @@ _NAMES: Final[dict[type[Struct], str]] = {
     sessions.Session: "session",
     sessions.SessionTurn: "session_turn",
     media.ImageRequest: "image_request",
-    media.ImageResponse: "image_response",
     media.EmbeddingRequest: "embedding_request",
-    media.EmbeddingResponse: "embedding_response",
 }
 _PARTS: Final[tuple[type[Struct], ...]] = get_args(content.Part)
-_TAGGED: Final = (responses.StepResult, responses.ChatResult, *_PARTS, *events.EVENT_TYPES)
+_TAGGED: Final = (
+    responses.StepResult, responses.ChatResult, media.ImageResponse, media.EmbeddingResponse,
+    *media.MEDIA_EVENTS, *_PARTS, *events.EVENT_TYPES,
+)  # fmt: skip
 
 TYPES: Final[dict[str, type[Struct]]] = {name: cls for cls, name in _NAMES.items()} | {
     str(cls.__struct_config__.tag): cls for cls in _TAGGED

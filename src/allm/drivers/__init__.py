@@ -27,6 +27,12 @@ def start(plan: Plan, fold: RunFold) -> Loop[None]:
     return RUNS[fold.layer](plan, fold)
 
 
+def _start_media(plan: Plan, fold: Any) -> Any:
+    from allm.loops.media import RUNS
+
+    return RUNS[fold.kind](plan, fold)
+
+
 def _load(thread: Thread) -> Thread:
     from allm.drivers.files import loaded
 
@@ -64,6 +70,22 @@ def session_run(
         return turned(before, ready, result)
 
     return make(plan, ring, start, layer, finish)
+
+
+def media_run(make: Callable[..., S], request: Any, engine: Engine, options: Mapping[str, Any]) -> S:
+    """A stream over an image or embedding call."""
+    from allm.data.media import ImageRequest
+    from allm.loops.media import media_plan
+
+    kind = "image" if isinstance(request, ImageRequest) else "embedding"
+    plan, ring = media_plan(kind, engine, request, options, load=_load_images)
+    return make(plan, ring, _start_media, kind, _itself)
+
+
+def _load_images(request: Any) -> Any:
+    from allm.drivers.files import loaded_request
+
+    return loaded_request(request)
 
 
 def _itself(result: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from allm.data.content import Image, ImagePart, Part
+from allm.data.media import ImageRequest
 from allm.data.messages import Message, Thread
 from allm.errors import ValidationError
 from allm.validation import MAX_IMAGE
@@ -37,6 +38,25 @@ def loaded_result(value: Any) -> Any:
     if kind is list or kind is tuple:
         return kind([loaded_result(item) for item in value]) if any(map(_is_file, value)) else value
     return value
+
+
+def loaded_request(request: ImageRequest) -> ImageRequest:
+    """An image request with the bytes of its files. Raises one `ValidationError` with all that cannot be
+    read."""
+    problems: list[tuple[str, str]] = []
+
+    def read(image: Image, path: str) -> Image:
+        try:
+            return image if image.path is None else _read(image, image.path)
+        except (OSError, ValueError) as error:
+            problems.append((path, f"unresolvable_image: {error}"))
+            return image
+
+    images = tuple([read(image, f"input_images[{i}]") for i, image in enumerate(request.input_images)])
+    mask = read(request.mask, "mask") if request.mask is not None else None
+    if problems:
+        raise ValidationError.of("an image cannot be read", *problems)
+    return replace(request, input_images=images, mask=mask)
 
 
 def _is_file(value: Any) -> bool:

@@ -36,7 +36,11 @@ class _Run(Generic[R]):
         self._watched = bool(plan.view.observers) or plan.view.on_event is not None
 
     @cached_property
-    def _fold(self) -> RunFold:
+    def _fold(self) -> Any:
+        if self._plan.media is not None:
+            from allm.loops.media import MediaFold
+
+            return MediaFold(self._layer)
         from allm.folds import RunFold
 
         return RunFold(self._layer, self._plan.base)

@@ -20,19 +20,22 @@ from allm.drivers.pace import FRAME_SECONDS, Pace, least
 from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed
 from allm.drivers.toolwork import ToolWork, awaited, start_thread
 from allm.errors import AllmError, CancelledError, ConfigurationError
-from allm.folds import unfold
 from allm.keys import KeyRing
 from allm.loops.effects import (
     CloseBody,
     Draw,
     Effect,
+    Loop,
     NewId,
     NextEvents,
+    NextRun,
     NextTool,
     OpenEvents,
     OpenHttp,
     ReadBody,
+    RunDone,
     Sleep,
+    StartRun,
     StartTool,
     ToolDone,
 )
@@ -59,6 +62,8 @@ class TaskPorts:
         self.tools = ToolWork()
         self.finished: deque[tuple[StartTool, ToolDone]] = deque()
         self.wake = kit.event()
+        self.beside: list[TaskPorts] = []
+        self.runs: deque[RunDone] = deque()
 
     async def perform(self, effect: Effect[Any]) -> Any:
         if self.stopped.is_set():
@@ -127,11 +132,11 @@ class TaskPorts:
         if hasattr(adapter, "astream"):
             self.events = aiter(adapter.astream(request, ctx))
         elif hasattr(adapter, "acomplete"):
-            self.events = iter(unfold(await adapter.acomplete(request, ctx)))
+            self.events = iter(effect.unfold(await adapter.acomplete(request, ctx)))
         elif hasattr(adapter, "stream"):
             self.events = await self._in_thread(lambda: iter(adapter.stream(request, ctx)))
         else:
-            self.events = iter(unfold(await self._in_thread(lambda: adapter.complete(request, ctx))))
+            self.events = iter(effect.unfold(await self._in_thread(lambda: adapter.complete(request, ctx))))
 
     async def _next_events(self, effect: NextEvents) -> list[Event] | None:
         events = self.events
@@ -199,6 +204,33 @@ class TaskPorts:
             if self.stopped.is_set():
                 raise CancelledError("the stream was cancelled")
 
+    async def _start_run(self, effect: StartRun) -> None:
+        ports = TaskPorts(self.plan, self.ring, self.kit)
+        self.beside.append(ports)
+
+        async def main() -> None:
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = await _driven(effect.loop, ports)
+            except Exception as caught:
+                error = caught
+            finally:
+                await ports._close_body(None)
+                self.runs.append(RunDone(effect.position, value, error))
+                self.wake.set()
+
+        self.kit.spawn(main)
+
+    async def _next_run(self, effect: NextRun) -> RunDone:
+        while not self.runs:
+            self.wake = self.kit.event()
+            if not await self.kit.wait(self.wake, self.pace.run_remaining()):
+                raise self.pace.passed()
+            if self.stopped.is_set():
+                raise CancelledError("the stream was cancelled")
+        return self.runs.popleft()
+
     async def _sleep(self, effect: Sleep) -> None:
         run = self.pace.run_remaining()
         wait = effect.seconds if run is None else min(run, effect.seconds)
@@ -220,6 +252,9 @@ class TaskPorts:
 
     def _cancelled(self) -> None:
         self.wake.set()
+        for ports in self.beside:
+            ports.stopped.set()
+            ports._cancelled()
         if self.body is not None:
             self.body.cancel()
         else:
@@ -228,6 +263,9 @@ class TaskPorts:
     async def aclose(self) -> None:
         self.stopped.set()
         self.tools.abandon_all()
+        for ports in self.beside:
+            ports.stopped.set()
+            ports._cancelled()
         try:
             await self._close_body(None)
         finally:
@@ -237,6 +275,27 @@ class TaskPorts:
         """The stream was garbage: close when the loop comes round."""
         self.stopped.set()
         self.kit.later(self.aclose)
+
+
+async def _driven(loop: Loop[Any], ports: TaskPorts) -> Any:
+    """Drive a loop that nobody watches to its end."""
+    try:
+        item = next(loop)
+        while True:
+            if not isinstance(item, Effect):
+                item = next(loop)
+                continue
+            try:
+                reply = await ports.perform(item)
+            except CancelledError:
+                loop.close()
+                raise
+            except Exception as error:
+                item = loop.throw(error)
+            else:
+                item = loop.send(reply)
+    except StopIteration as stop:
+        return stop.value
 
 
 async def _read_frame(body: AsyncBody) -> None:
@@ -256,6 +315,8 @@ _PERFORM: Final[dict[type[Any], Callable[[TaskPorts, Any], Awaitable[Any]]]] = {
     CloseBody: TaskPorts._close_body,
     OpenEvents: TaskPorts._open_events,
     NextEvents: TaskPorts._next_events,
+    StartRun: TaskPorts._start_run,
+    NextRun: TaskPorts._next_run,
     StartTool: TaskPorts._start_tool,
     NextTool: TaskPorts._next_tool,
     Sleep: TaskPorts._sleep,

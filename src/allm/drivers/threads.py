@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import random
 import threading
@@ -17,19 +18,22 @@ from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, least
 from allm.drivers.toolwork import Put, ToolWork, awaited, start_thread
 from allm.errors import AllmError, CancelledError, ConfigurationError
-from allm.folds import unfold
 from allm.keys import KeyRing, missing_key
 from allm.loops.effects import (
     CloseBody,
     Draw,
     Effect,
+    Loop,
     NewId,
     NextEvents,
+    NextRun,
     NextTool,
     OpenEvents,
     OpenHttp,
     ReadBody,
+    RunDone,
     Sleep,
+    StartRun,
     StartTool,
     ToolDone,
 )
@@ -54,6 +58,8 @@ class ThreadPorts:
         self.tools = ToolWork()
         self.finished: queue.SimpleQueue[tuple[StartTool, ToolDone] | None] = queue.SimpleQueue()
         self.coroutines = _Coroutines()
+        self.beside: list[ThreadPorts] = []
+        self.runs: queue.SimpleQueue[RunDone | None] = queue.SimpleQueue()
 
     def perform(self, effect: Effect[Any]) -> Any:
         """The reply to `effect`. Raises `CancelledError` once `cancel` was called."""
@@ -113,7 +119,7 @@ class ThreadPorts:
         if hasattr(adapter, "stream"):
             self.events = iter(adapter.stream(effect.request, ctx))
         elif hasattr(adapter, "complete"):
-            self.events = iter(unfold(adapter.complete(effect.request, ctx)))
+            self.events = iter(effect.unfold(adapter.complete(effect.request, ctx)))
         else:
             raise ConfigurationError(f"the adapter {adapter.name!r} can only be awaited; use allm.aio")
 
@@ -149,6 +155,31 @@ class ThreadPorts:
             if self.tools.take(found[0]):
                 return found[1]
 
+    def _start_run(self, effect: StartRun) -> None:
+        ports = ThreadPorts(self.plan, self.ring)
+        self.beside.append(ports)
+        context = contextvars.copy_context()
+
+        def main() -> None:
+            value, error = None, None
+            try:
+                value = context.run(_driven, effect.loop, ports)
+            except BaseException as caught:
+                error = caught
+            ports.close()
+            self.runs.put(RunDone(effect.position, value, error))
+
+        threading.Thread(target=main, daemon=True, name=f"allm-run-{effect.position}").start()
+
+    def _next_run(self, effect: NextRun) -> RunDone:
+        try:
+            done = self.runs.get(timeout=self.pace.run_remaining())
+        except queue.Empty:
+            raise self.pace.passed() from None
+        if done is None:
+            raise CancelledError("the stream was cancelled")
+        return done
+
     def _sleep(self, effect: Sleep) -> None:
         run = self.pace.run_remaining()
         if run is not None and run < effect.seconds:
@@ -166,6 +197,9 @@ class ThreadPorts:
     def cancel(self) -> None:
         self.stopped.set()
         self.finished.put(None)
+        self.runs.put(None)
+        for ports in self.beside:
+            ports.cancel()
         body, opening = self.body, self.opening
         if body is not None:
             body.cancel()
@@ -174,6 +208,8 @@ class ThreadPorts:
 
     def close(self) -> None:
         self.stopped.set()
+        for ports in self.beside:
+            ports.cancel()
         self._close_body(None)
         self.tools.abandon_all()
         self.coroutines.close()
@@ -185,12 +221,35 @@ _PERFORM: Final[dict[type[Any], Callable[[ThreadPorts, Any], Any]]] = {
     CloseBody: ThreadPorts._close_body,
     OpenEvents: ThreadPorts._open_events,
     NextEvents: ThreadPorts._next_events,
+    StartRun: ThreadPorts._start_run,
+    NextRun: ThreadPorts._next_run,
     StartTool: ThreadPorts._start_tool,
     NextTool: ThreadPorts._next_tool,
     Sleep: ThreadPorts._sleep,
     Draw: ThreadPorts._draw,
     NewId: ThreadPorts._new_id,
 }
+
+
+def _driven(loop: Loop[Any], ports: ThreadPorts) -> Any:
+    """Drive a loop that nobody watches to its end."""
+    try:
+        item = next(loop)
+        while True:
+            if not isinstance(item, Effect):
+                item = next(loop)
+                continue
+            try:
+                reply = ports.perform(item)
+            except CancelledError:
+                loop.close()
+                raise
+            except Exception as error:
+                item = loop.throw(error)
+            else:
+                item = loop.send(reply)
+    except StopIteration as stop:
+        return stop.value
 
 
 def _read_frame(body: Body) -> None:

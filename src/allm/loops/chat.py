@@ -11,7 +11,8 @@ from allm.data.messages import Thread
 from allm.data.responses import ChatResult, StepResult
 from allm.folds import RunFold
 from allm.loops.effects import Loop, NewId, ask
-from allm.loops.generate import generate, guarded
+from allm.loops.exchange import guarded
+from allm.loops.generate import generate
 from allm.loops.plan import Plan, next_request
 from allm.loops.step import step
 

@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar
 
 from allm.data.content import ToolCall
 from allm.data.events import Event
-from allm.data.requests import Request
 from allm.limits import Timeouts
 from allm.ports import CallContext, HttpHead, HttpRequest
 
@@ -56,14 +55,18 @@ class CloseBody(Effect[None]):
 
 
 class OpenEvents(Effect[None]):
-    """Start an in-process adapter (the `Adapter` port)."""
+    """Start an in-process adapter (the `Adapter` port). `unfold` makes events of an answer that came
+    whole."""
 
-    __slots__ = ("adapter", "ctx", "request")
+    __slots__ = ("adapter", "ctx", "request", "unfold")
 
-    def __init__(self, adapter: Any, request: Request, ctx: CallContext) -> None:
+    def __init__(
+        self, adapter: Any, request: Any, ctx: CallContext, unfold: Callable[[Any], list[Any]]
+    ) -> None:
         self.adapter = adapter
         self.request = request
         self.ctx = ctx
+        self.unfold = unfold
 
 
 class NextEvents(Effect[list[Event] | None]):
@@ -110,6 +113,33 @@ class ToolDone:
 
 class NextTool(Effect[ToolDone]):
     """Whichever running tool ends first, by itself or by its timeout."""
+
+    __slots__ = ()
+
+
+class StartRun(Effect[None]):
+    """Drive `loop` beside this one, with connections of its own; its events are not shown."""
+
+    __slots__ = ("loop", "position")
+
+    def __init__(self, position: int, loop: Loop[Any]) -> None:
+        self.position = position
+        self.loop = loop
+
+
+class RunDone:
+    """The reply to `NextRun`: what a loop beside this one returned, or what it raised."""
+
+    __slots__ = ("error", "position", "value")
+
+    def __init__(self, position: int, value: Any, error: BaseException | None) -> None:
+        self.position = position
+        self.value = value
+        self.error = error
+
+
+class NextRun(Effect[RunDone]):
+    """Whichever loop beside this one ends first."""
 
     __slots__ = ()
 

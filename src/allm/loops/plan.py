@@ -46,7 +46,8 @@ class View(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """One run, decided. `request` is the template of every model call; `base` the thread it starts with.
+    """One run, decided. `request` is the template of every model call; `base` the thread it starts with;
+    `media` is what an image or embedding call asks for.
 
     Holds no key: the ring is beside it, for the driver.
     """
@@ -74,6 +75,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     request_id: str | None = None
     revision: int = 0
+    media: Any = None
     warnings: tuple[str, ...] = ()  # what was adapted to the model; they go onto each response
     first: HttpRequest | None = None  # the template encoded, sent by the first model call
 
@@ -103,11 +105,10 @@ def make_plan(
     request = _request(engine, given, base, ref, tools, options)
     validate(request)
     ring = KeyRing(options.get("api_key", UNSET), trusted=engine.trusted)
-    timeouts = _first(options.get("timeouts"), _set(engine.timeouts), application.get("timeouts"), Timeouts())
-    limits = _first(options.get("limits"), _set(engine.limits), application.get("limits"), Limits())
+    timeouts, limits = policy("timeouts", engine, options), policy("limits", engine, options)
     session_id = options.get("session_id", session_id)
     loop = _loop_options(engine, options)
-    ctx = _call_context(engine, options, timeouts, limits, loop.pop("orphans", "answer"))
+    ctx = call_context(engine, options, timeouts, limits, loop.pop("orphans", "answer"))
     request, warnings = _adapted(adapter, request, ctx, loop.pop("on_unsupported", "adapt"))
     shown = {name: loop.pop(name) for name in View.__struct_fields__ if name in loop}
     plan = Plan(
@@ -119,7 +120,7 @@ def make_plan(
         tools={item.name: item for item in tools},
         ctx=ctx,
         warnings=warnings,
-        retry=_retry(engine, options),
+        retry=retry_policy(engine, options),
         timeouts=timeouts,
         limits=limits,
         view=View(
@@ -128,8 +129,8 @@ def make_plan(
             **shown,
         ),
         tool_timeout=loop.pop("tool_timeout", timeouts.tool),
-        tool_executor=_first(options.get("tool_executor"), engine.tool_executor),
-        tool_result_encoder=_first(options.get("tool_result_encoder"), engine.tool_result_encoder),
+        tool_executor=first_given(options.get("tool_executor"), engine.tool_executor),
+        tool_result_encoder=first_given(options.get("tool_result_encoder"), engine.tool_result_encoder),
         context={**engine.context, **(session_context or {}), **options.get("context", {})},
         halt_when=options.get("halt_when"),
         session_id=session_id,
@@ -183,7 +184,17 @@ def _adapted(
     return preflight(request, target.provider, target.endpoint, on_unsupported)
 
 
-def _first(*values: Any) -> Any:
+_POLICY_TYPES: dict[str, Any] = {"timeouts": Timeouts, "limits": Limits}
+
+
+def policy(name: str, engine: Engine, options: Mapping[str, Any]) -> Any:
+    """`timeouts` or `limits` of the first level that sets them."""
+    kind = _POLICY_TYPES[name]
+    return first_given(options.get(name), _set(getattr(engine, name)), application.get(name), kind())
+
+
+def first_given(*values: Any) -> Any:
+    """The first that is not `None`."""
     return next((value for value in values if value is not None), None)
 
 
@@ -214,19 +225,24 @@ def _provider(model: str | None) -> str:
         return ""
 
 
-_playing: dict[str, Any] = {}
+_playing: dict[tuple[str, str], Any] = {}
 _MAX_PLAYING = 1024
 
 
 def resolved(provider: str, engine: Engine) -> Any:
-    """The adapter of that name. A fake's cursor belongs to its engine, so each engine has its own."""
+    """The adapter of that name."""
     if provider != "fake":
         return providers.resolve(provider)
-    adapter = _playing.get(engine.id)
+    return playing(("chat", engine.id), lambda: providers.resolve(provider))
+
+
+def playing(key: tuple[str, str], make: Callable[[], Any]) -> Any:
+    """A fake's cursor belongs to its engine, so each engine has its own: kind of call and engine id."""
+    adapter = _playing.get(key)
     if adapter is None:
         while len(_playing) >= _MAX_PLAYING:
             _playing.pop(next(iter(_playing)))
-        adapter = _playing.setdefault(engine.id, providers.resolve(provider))
+        adapter = _playing.setdefault(key, make())
     return adapter
 
 
@@ -293,13 +309,13 @@ def response_format(value: Any) -> ResponseFormat | None:
     )
 
 
-def _call_context(
+def call_context(
     engine: Engine, options: Mapping[str, Any], timeouts: Timeouts, limits: Limits, orphans: str
 ) -> CallContext:
     called = json_value(options.get("adapter_options", {}), "adapter_options")
     refuse_secret_headers(called)
     merged = {**application.get("adapter_options", {}), **engine.adapter_options, **called}
-    base_url = _first(
+    base_url = first_given(
         called.get("base_url"), engine.base_url, merged.get("base_url"), application.get("base_url")
     )
     return CallContext(
@@ -307,11 +323,11 @@ def _call_context(
     )
 
 
-def _retry(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
+def retry_policy(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
     chosen = (
         options["retry"]
         if "retry" in options
-        else _first(_set(engine.retry), application.get("retry"), RetryPolicy())
+        else first_given(_set(engine.retry), application.get("retry"), RetryPolicy())
     )
     return chosen or NO_RETRY
 

@@ -24,6 +24,20 @@ _BUILT_IN: Final = {
     "fake": ("allm.providers.fake", "FakeAdapter"),
     "local": ("allm.ext.local", "LocalAdapter"),
 }
+_MEDIA: Final = {
+    "image": {
+        "openai": ("allm.providers.openai.images", "OpenAIImages"),
+        "gemini": ("allm.providers.gemini.images", "GeminiImages"),
+        "fake": ("allm.providers.fake_images", "FakeImages"),
+    },
+    "embedding": {
+        "openai": ("allm.providers.openai.embeddings", "OpenAIEmbeddings"),
+        "gemini": ("allm.providers.gemini.embeddings", "GeminiEmbeddings"),
+        "voyage": ("allm.providers.voyage", "VoyageEmbeddings"),
+        "local": ("allm.ext.local_embeddings", "LocalEmbeddings"),
+        "fake": ("allm.providers.fake_embeddings", "FakeEmbeddings"),
+    },
+}
 _UNCACHED: Final = frozenset({"fake"})  # its cursor belongs to one engine
 
 _registered: dict[str, Callable[[], Any]] = {}
@@ -42,6 +56,32 @@ def resolve(name: str) -> Any:
         if name not in _UNCACHED:
             adapter = _cache.setdefault(name, adapter)
     return adapter
+
+
+def resolve_image(name: str) -> Any:
+    """The adapter for images called `name`; compatible servers speak OpenAI's dialect.
+
+    Raises `UnknownProviderError` naming those that there are.
+    """
+    return _resolved_media("image", name)
+
+
+def resolve_embedding(name: str) -> Any:
+    """The adapter for embeddings called `name`; as `resolve_image`."""
+    return _resolved_media("embedding", name)
+
+
+def _resolved_media(kind: str, name: str) -> Any:
+    name, table = canonical(name), _MEDIA[kind]
+    if name in table:
+        module, made = table[name]
+        return getattr(import_module(module), made)()
+    module, made = table["openai"]
+    if name in COMPATIBLE:
+        row = import_module("allm.providers.compatible").TABLE[name]
+        return getattr(import_module(module), made)(row.name, row.base_url, row.key)
+    known = ", ".join((*table, *COMPATIBLE))
+    raise UnknownProviderError(f"no provider {name!r} for {kind}s; known: {known}")
 
 
 def canonical(name: str) -> str:

@@ -29,6 +29,10 @@ class Row(Struct, frozen=True):
     prefix: str = "Bearer "
     encrypted: bool = False
 
+    @property
+    def key(self) -> KeyRule:
+        return KeyRule(self.name, self.variables, self.header, self.prefix, not self.keyless)
+
 
 ROWS: Final = (
     Row(
@@ -100,5 +104,4 @@ def adapter(name: str) -> OpenAI:
     row = TABLE.get(name)
     if row is None:
         raise UnknownProviderError(f"no compatible server {name!r}; known: {', '.join(TABLE)}")
-    key = KeyRule(row.name, row.variables, row.header, row.prefix, not row.keyless)
-    return OpenAI(row.name, row.base_url, key, default="chat", quirks=row.quirks, encrypted=row.encrypted)
+    return OpenAI(row.name, row.base_url, row.key, default="chat", quirks=row.quirks, encrypted=row.encrypted)
