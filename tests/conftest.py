@@ -25,8 +25,8 @@ def face(request: pytest.FixtureRequest) -> Iterator[Face]:
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """No application defaults, no keys on any level."""
     monkeypatch.setattr(keys, "_levels", keys._Levels())
-    for name in ("OPENAI_API_KEY", "FAKE_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("OPENAI", "FAKE", "ANTHROPIC", "GEMINI", "GOOGLE", "VOYAGE"):
+        monkeypatch.delenv(f"{name}_API_KEY", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,8 @@ image_requests = _build(
 )  # fmt: skip
 image_responses = _build(
     media.ImageResponse, id=text, request_id=text, provider=words, model=text, images=_rows(images, 2),
-    text=text, finish_reason=words, error=error_infos, usage=usages, warnings=_rows(text), provider_data=maps, metadata=maps, extra=extras,
+    text=text, finish_reason=words, error=error_infos, usage=usages, warnings=_rows(text),
+    provider_data=maps, metadata=maps, extra=extras,
 )  # fmt: skip
 embedding_requests = _build(
     media.EmbeddingRequest, input=_rows(text), model=text, dimensions=integers, task_type=words,

@@ -215,3 +215,20 @@ def test_unknown_options_name_the_nearest(work: Callable[[], Any], hint: str) ->
     with pytest.raises(allm.UnknownOptionError, match=hint) as caught:
         work()
     assert isinstance(caught.value, TypeError)
+
+
+def test_an_address_stays_with_the_provider_that_its_level_names() -> None:
+    """Else a key would reach a host that is not its provider's."""
+    engine = {"base_url": "http://engine", "adapter_options": {"endpoint": "chat"}}
+
+    def address(level: dict[str, Any], model: str | None) -> str | None:
+        options = {"api_key": "k"} if model is None else {"api_key": "k", "model": model}
+        return make_plan(allm.Engine(**level), "hi", options)[0].ctx.base_url
+
+    assert address({"model": "openai:a", **engine}, None) == "http://engine"
+    assert address({"model": "openai:a", **engine}, "openai:b") == "http://engine"
+    assert address({"model": "openai:a", **engine}, "groq:b") is None
+    assert address(engine, "groq:b") == "http://engine"
+    allm.configure(model="openai:a", base_url="http://application")
+    assert address({}, None) == "http://application"
+    assert address({}, "groq:b") is None

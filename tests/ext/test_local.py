@@ -154,7 +154,7 @@ def test_a_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_turns_wait_in_line() -> None:
-    model = local._Model(None)
+    model = local.Model(None)
     model.acquire(bool)
     order: list[int] = []
 
@@ -169,7 +169,7 @@ def test_turns_wait_in_line() -> None:
         threads[-1].start()
         while len(model._waiting) < number + 2:
             pass
-    with pytest.raises(local._Cancelled):
+    with pytest.raises(local.Cancelled):
         model.acquire(lambda: True)
     model.release()
     for thread in threads:

@@ -140,14 +140,9 @@ class EmbeddingResponse(Data, frozen=True, kw_only=True, tag_field="type", tag="
 
 def packed(rows: Iterable[Sequence[float]]) -> bytes:
     """Vectors as `EmbeddingResponse.data` holds them. Raises `OverflowError` for what float32 cannot hold."""
-    from array import array
+    from struct import pack
 
-    numbers = array("f")
-    for row in rows:
-        numbers.extend(row)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
+    return b"".join([pack(f"<{len(row)}f", *row) for row in rows])
 
 
 def _floats(data: bytes) -> list[float]:

@@ -82,7 +82,7 @@ class LocalAdapter:
 
     def stream(self, request: Request, ctx: CallContext) -> Iterator[Event]:
         """The events of one model turn. Closing the iterator stops the generation."""
-        options = _Options.read(ctx.adapter_options)
+        options = Options.read(ctx.adapter_options)
         prompt = _Prompt(request)
         turn = _Turn(request, prompt, options, ctx.cancelled)
         turn.start()
@@ -92,12 +92,12 @@ class LocalAdapter:
             turn.stop()
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
     threads: int = 1
     context_size: int = CONTEXT_SIZE
 
     @classmethod
-    def read(cls, given: dict[str, Any]) -> _Options:
+    def read(cls, given: dict[str, Any]) -> Options:
         for name, value in given.items():
             if name not in cls._fields:
                 known = ", ".join(cls._fields)
@@ -117,11 +117,11 @@ def _with_message(response: Response, message: Message) -> Response:
 # -- Models in memory --------------------------------------------------------------------------------
 
 
-class _Cancelled(Exception):
+class Cancelled(Exception):
     """Nobody waits for this turn any more."""
 
 
-class _Model:
+class Model:
     """One loaded model. It answers one turn at a time, in the order in which they came."""
 
     def __init__(self, server: Any) -> None:
@@ -130,7 +130,7 @@ class _Model:
         self._waiting: deque[threading.Event] = deque()
 
     def acquire(self, stopped: Callable[[], bool]) -> None:
-        """Wait for the turn; raises `_Cancelled` once `stopped()` is true."""
+        """Wait for the turn; raises `Cancelled` once `stopped()` is true."""
         mine = threading.Event()
         with self._lock:
             self._waiting.append(mine)
@@ -139,7 +139,7 @@ class _Model:
         while not mine.wait(_POLL):
             if stopped():
                 self.release(mine)
-                raise _Cancelled
+                raise Cancelled
 
     def release(self, ticket: threading.Event | None = None) -> None:
         """End the running turn, or take `ticket` out of the line; the next one may go."""
@@ -152,7 +152,7 @@ class _Model:
                 self._waiting[0].set()
 
 
-_models: dict[tuple[str, _Options], _Model] = {}
+_models: dict[tuple[str, Options, Any], Model] = {}
 _loading = threading.Lock()
 _running: set[_Turn] = set()
 
@@ -186,27 +186,38 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _load(path: Path, options: _Options) -> _Model:
-    """The model of `path`, loaded at most once for each number of threads and context size."""
-    key = (str(path.resolve()), options)
+def load(path: Path, options: Options, serve: Callable[[Path, Options], Any]) -> Model:
+    """The model of `path` as `serve` starts it, once for each number of threads and context size."""
+    key = (str(path.resolve()), options, serve)
     with _loading:
         if key not in _models:
-            _models[key] = _Model(_serve(path, options))
+            _models[key] = Model(serve(path, options))
         return _models[key]
 
 
-def _serve(path: Path, options: _Options) -> Any:
-    xllamacpp = _runtime()
-    params = xllamacpp.CommonParams()
+def _serve(path: Path, options: Options) -> Any:
+    """A server for chats."""
+    params = parameters(path, options)
+    params.n_batch = params.n_ubatch = _BATCH
+    params.cache_ram_mib = 256
+    return started(params)
+
+
+def parameters(path: Path, options: Options) -> Any:
+    """The runtime's parameters that chats and embeddings share."""
+    params = runtime().CommonParams()
     params.model.path = str(path)
     params.n_ctx = options.context_size
     params.n_parallel = 1
-    params.n_batch = params.n_ubatch = _BATCH
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.verbosity = 0
     params.n_threads_http = 1
-    params.cache_ram_mib = 256
     params.fit_params = False
+    return params
+
+
+def started(params: Any) -> Any:
+    """A server in this process. Raises `ConfigurationError` for a file that it cannot load."""
     # The runtime insists on a listener that nobody needs: hidden behind a socket file that is removed
     # at once where there are such sockets, and behind a key nobody knows everywhere.
     params.api_keys = [secrets.token_hex(32)]
@@ -215,12 +226,13 @@ def _serve(path: Path, options: _Options) -> Any:
         if sys.platform != "win32" and len(address) < 100:
             params.hostnames = [address]
         try:
-            return xllamacpp.Server(params)
+            return runtime().Server(params)
         except RuntimeError as error:
-            raise ConfigurationError(f"{path} cannot be loaded: is it a whole GGUF chat model?") from error
+            text = f"{params.model.path} cannot be loaded: is it a whole GGUF model?"
+            raise ConfigurationError(text) from error
 
 
-def _runtime() -> Any:
+def runtime() -> Any:
     try:
         import xllamacpp
     except ImportError as error:
@@ -228,9 +240,9 @@ def _runtime() -> Any:
     return xllamacpp
 
 
-def _path(model: str | None, progress: weights.Progress) -> tuple[Path, str]:
+def model_file(model: str | None, progress: weights.Progress) -> tuple[Path, str]:
     """The file of `model` and the name it goes by; the default weights are fetched where missing."""
-    _runtime()  # no use in fetching 93 MB for a runtime that is not there
+    runtime()  # no use in fetching 93 MB for a runtime that is not there
     if model in (None, "", "default", weights.NAME):
         path = weights.ensure(progress)
         return path, weights.NAME if path.name == weights.FILE else path.stem
@@ -384,7 +396,7 @@ class _Turn:
     """A model turn on its worker thread: from the request to events in a queue."""
 
     def __init__(
-        self, request: Request, prompt: _Prompt, options: _Options, cancelled: Callable[[], bool]
+        self, request: Request, prompt: _Prompt, options: Options, cancelled: Callable[[], bool]
     ) -> None:
         self._request, self._prompt, self._options, self._cancelled = request, prompt, options, cancelled
         self._limit = request.max_tokens or MAX_TOKENS
@@ -392,7 +404,7 @@ class _Turn:
         self._events: queue.Queue[Event | BaseException] = queue.Queue(2 * self._limit + 64)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="allm-local", daemon=True)
-        self._model: _Model
+        self._model: Model
         self._fallback: str | None = None
         self._name = ""
         self._id: str | None = None
@@ -432,7 +444,7 @@ class _Turn:
     def _work(self) -> None:
         try:
             self._run()
-        except _Cancelled:
+        except Cancelled:
             # Where `close` stopped the turn somebody may still be reading.
             self._last(StreamFailed(ErrorInfo(reason="cancelled", message="stopped", provider="local")))
         except _Failed as failure:
@@ -450,9 +462,9 @@ class _Turn:
             _running.discard(self)
 
     def _run(self) -> None:
-        path, self._name = _path(self._request.model, self._fetching)
+        path, self._name = model_file(self._request.model, self._fetching)
         self._fallback = DEFAULT_SYSTEM if self._name == weights.NAME else None
-        self._model = _load(path, self._options)
+        self._model = load(path, self._options, _serve)
         self._model.acquire(self._stopped)
         try:
             finish, raw = self._answer()
@@ -473,7 +485,7 @@ class _Turn:
     def _fetching(self, done: int, total: int | None) -> None:
         """Called while the weights are fetched: ends the download when nobody waits for it."""
         if self._stopped():
-            raise _Cancelled
+            raise Cancelled
 
     def _answer(self) -> tuple[str, str]:
         """Everything between the first and the last event; the finish reason, ours and the server's."""
@@ -554,7 +566,7 @@ class _Turn:
         if failure:
             raise failure[0]
         if self._stopped():
-            raise _Cancelled
+            raise Cancelled
         if not finish:
             raise _Failed("stream_interrupted", "the local server ended without a finish reason")
         return "".join(texts), finish[-1]
@@ -600,7 +612,7 @@ class _Turn:
             with suppress(queue.Full):
                 self._events.put(event, timeout=_POLL)
                 return
-        raise _Cancelled
+        raise Cancelled
 
     def _last(self, event: Event | BaseException) -> None:
         """The end of the turn; where the queue is full nobody reads it any more."""

@@ -73,7 +73,7 @@ def media_plan(
     if load is not None and isinstance(request, ImageRequest):
         request = load(request)
     timeouts, limits = policy("timeouts", engine, options), policy("limits", engine, options)
-    ctx = call_context(engine, options, timeouts, limits, "answer")
+    ctx = call_context(engine, ref.provider, options, timeouts, limits)
     plan = Plan(
         engine=engine,
         adapter=adapter,

@@ -108,7 +108,7 @@ def make_plan(
     timeouts, limits = policy("timeouts", engine, options), policy("limits", engine, options)
     session_id = options.get("session_id", session_id)
     loop = _loop_options(engine, options)
-    ctx = call_context(engine, options, timeouts, limits, loop.pop("orphans", "answer"))
+    ctx = call_context(engine, ref.provider, options, timeouts, limits, loop.pop("orphans", "answer"))
     request, warnings = _adapted(adapter, request, ctx, loop.pop("on_unsupported", "adapt"))
     shown = {name: loop.pop(name) for name in View.__struct_fields__ if name in loop}
     plan = Plan(
@@ -310,17 +310,43 @@ def response_format(value: Any) -> ResponseFormat | None:
 
 
 def call_context(
-    engine: Engine, options: Mapping[str, Any], timeouts: Timeouts, limits: Limits, orphans: str
+    engine: Engine,
+    provider: str,
+    options: Mapping[str, Any],
+    timeouts: Timeouts,
+    limits: Limits,
+    orphans: str = "answer",
 ) -> CallContext:
+    """Address and adapter options of a call to `provider`. A level that names another provider keeps its
+    own to itself: a key must not reach a host that is not its provider's."""
     called = json_value(options.get("adapter_options", {}), "adapter_options")
     refuse_secret_headers(called)
-    merged = {**application.get("adapter_options", {}), **engine.adapter_options, **called}
-    base_url = first_given(
-        called.get("base_url"), engine.base_url, merged.get("base_url"), application.get("base_url")
-    )
+    merged, base_url = dict(called), called.get("base_url")
+    for named, address, further in (
+        (_named(engine.model, engine.adapter), engine.base_url, engine.adapter_options),
+        (
+            _named(application.get("model"), application.get("adapter")),
+            application.get("base_url"),
+            application.get("adapter_options", {}),
+        ),
+    ):
+        if named in ("", provider):
+            merged = {**further, **merged}
+            base_url = first_given(base_url, address, further.get("base_url"))
     return CallContext(
         base_url=base_url, adapter_options=merged, timeouts=timeouts, limits=limits, orphans=orphans
     )
+
+
+def _named(model: Any, adapter: Any) -> str:
+    """The provider that a level names, or nothing."""
+    if model is None and adapter is None:
+        return ""
+    try:
+        ref = reference(model, adapter)
+    except ConfigurationError:  # a bare id: it belongs to the provider of another level
+        return ""
+    return providers.split_model(ref.provider, ref.id)[0]
 
 
 def retry_policy(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:

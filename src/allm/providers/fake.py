@@ -115,7 +115,7 @@ def _play(script: list[dict[str, Any]], request: Request) -> Iterator[Event | Ef
         if kind == "delay":
             yield Sleep(float(value))
         elif kind == "error":
-            yield StreamFailed(_error(value))
+            yield StreamFailed(error_of(value))
             return
         elif kind == "finish":
             stage.finish = value
@@ -209,7 +209,7 @@ class _Stage:
             self.index += 1
 
 
-def _error(value: str | dict[str, Any]) -> ErrorInfo:
+def error_of(value: str | dict[str, Any]) -> ErrorInfo:
     fields: dict[str, Any] = {"reason": value} if isinstance(value, str) else dict(value)
     if fields.get("reason") not in REASONS:
         fields = {"reason": "provider_error", "message": str(value)}

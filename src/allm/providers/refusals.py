@@ -29,12 +29,14 @@ _LABELLED = re.compile(r"(?i)(\bbearer\s+|\bapi[ _-]?key(?:\s+provided)?['\"]?\s
 _CONTEXT = re.compile(
     r"(?i)context[ _-]?(?:length|window|size|limit)|prompt is too long|input is too long"
     r"|too many (?:input )?tokens|maximum (?:number of )?(?:input )?tokens? (?:allowed|exceeded)"
+    r"|max allowed tokens per submitted batch"
 )
 _QUOTA = re.compile(r"(?i)insufficient[ _](?:quota|balance|credits?|funds)|exceeded your current quota")
 _BAD_KEY = re.compile(r"(?i)api key not valid|incorrect api key|invalid api key|api_key_invalid")
 
 _WORDS = {
     "context_length_exceeded": "context_length_exceeded",
+    "max_tokens_per_request": "context_length_exceeded",  # of an embedding request, all inputs together
     "insufficient_quota": "quota_exceeded",
     "billing_hard_limit_reached": "quota_exceeded",
     "billing_not_active": "quota_exceeded",

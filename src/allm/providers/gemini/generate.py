@@ -26,7 +26,7 @@ GEMINI_URL = "https://generativelanguage.googleapis.com"
 GEMINI_KEY = KeyRule("gemini", ("GOOGLE_API_KEY", "GEMINI_API_KEY"), "x-goog-api-key", "")
 
 _VERSION = re.compile(r"/v1[a-z0-9]*(/|$)")
-_RESOURCES = ("models/", "tunedModels/", "projects/", "publishers/")
+RESOURCES = ("models/", "tunedModels/", "projects/", "publishers/")
 _TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 
@@ -101,15 +101,10 @@ class Gemini:
         return replace(request, options={**request.options, "continuationToken": token})
 
     def _url(self, model: str, ctx: CallContext, streaming: bool) -> str:
-        base, query = address(self.name, ctx, self.base_url)
-        if "key" in parse_qs(query, keep_blank_values=True):
-            raise ConfigurationError("the base_url holds a key: pass api_key= instead, it goes in a header")
-        if not _VERSION.search(base.partition("://")[2]):
-            base = f"{base}/{ctx.adapter_options.get('api_version') or _version(model)}"
-        if not streaming:
-            return f"{base}/{_resource(model)}:generateContent" + (f"?{query}" if query else "")
-        query = f"{query}&alt=sse" if query else "alt=sse"
-        return f"{base}/{_resource(model)}:streamGenerateContent?{query}"
+        url = method_url(
+            self.name, ctx, self.base_url, model, "streamGenerateContent" if streaming else "generateContent"
+        )
+        return url if not streaming else f"{url}&alt=sse" if "?" in url else f"{url}?alt=sse"
 
     def _body(self, request: Request, options: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
         json_schema = bool(options.get("json_schema", True))
@@ -162,7 +157,7 @@ class Gemini:
         given = {"effort": wanted} if isinstance(wanted, str) else dict(wanted)
         effort, summary = given.pop("effort", None), given.pop("summary", None)
         budget = given.pop("budget_tokens", None)
-        config = {_camel(name): value for name, value in given.items()}
+        config = {camel(name): value for name, value in given.items()}
         by_budget = capabilities_of(self.name, model.rpartition("/")[2], "generate").thinking == "budget"
         if budget is None and (effort == "none" or (effort and by_budget)):
             budget = _BUDGETS.get(effort, _BUDGETS["high"])
@@ -189,6 +184,16 @@ class Gemini:
         return {**declared, **own_fields(tool, self.name)}
 
 
+def method_url(name: str, ctx: CallContext, base_url: str, model: str, method: str) -> str:
+    """The address of a method of a model. Raises `ConfigurationError` for a base URL with a key in it."""
+    base, query = address(name, ctx, base_url)
+    if "key" in parse_qs(query, keep_blank_values=True):
+        raise ConfigurationError("the base_url holds a key: pass api_key= instead, it goes in a header")
+    if not _VERSION.search(base.partition("://")[2]):
+        base = f"{base}/{ctx.adapter_options.get('api_version') or _version(model)}"
+    return f"{base}/{_resource(model)}:{method}" + (f"?{query}" if query else "")
+
+
 def _version(model: str) -> str:
     """`v1` is the default since google-genai 3.0 (2026-11); the `-latest` aliases are on `v1beta` only."""
     return "v1beta" if model.endswith("-latest") else "v1"
@@ -196,7 +201,7 @@ def _version(model: str) -> str:
 
 def _resource(model: str) -> str:
     """The path of a model, quoted: whatever its id is, host and method stay ours."""
-    steps = model.split("/") if model.startswith(_RESOURCES) else ["models", model]
+    steps = model.split("/") if model.startswith(RESOURCES) else ["models", model]
     if any(step.strip(".") == "" for step in steps):
         raise ConfigurationError(f"{model!r} is not the id of a model: 'gemini-...', 'tunedModels/...'")
     return "/".join([quote(step, safe="@") for step in steps])
@@ -232,14 +237,14 @@ def _merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:
     config: dict[str, Any] = {}
     top: dict[str, Any] = {}
     for key, value in options.items():
-        name = _camel(key)
+        name = camel(key)
         name = _NEUTRAL.get(name, name)
         if name in _GENERATION:
             config[name] = [value] if name == "stopSequences" and isinstance(value, str) else value
         elif name == "generationConfig" and isinstance(value, dict):
-            config.update({_camel(inner): item for inner, item in value.items()})
+            config.update({camel(inner): item for inner, item in value.items()})
         elif name == "toolConfig" and isinstance(value, dict):
-            top[name] = {**body.get(name, {}), **{_camel(inner): item for inner, item in value.items()}}
+            top[name] = {**body.get(name, {}), **{camel(inner): item for inner, item in value.items()}}
         else:
             top[name if name in _TOP_LEVEL else key] = value
     if config:
@@ -247,6 +252,6 @@ def _merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:
     merge_options(body, top)
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
     head, *rest = name.split("_")
     return head + "".join([word[:1].upper() + word[1:] for word in rest])
