@@ -10,6 +10,7 @@ import pytest
 import allm
 from allm.data.media import packed
 from allm.errors import raised
+from allm.loops.media import MediaFold
 from allm.ports import CallContext
 from tests.faces import PATIENCE, Face
 
@@ -169,6 +170,14 @@ def test_a_failure_is_the_last_event_and_then_raises(face: Face) -> None:
     assert seen.error.partial.error.reason == "content_filter"
     response = face.call("generate_image", painting(refused), "a kestrel", raise_on_error=False)
     assert response.error.reason == "content_filter"
+
+
+def test_a_broken_call_keeps_its_finished_images_and_the_last_preview() -> None:
+    images = [allm.Image.from_bytes(PNG + bytes([number])) for number in range(4)]
+    fold = MediaFold("image")
+    for done, image in ((0, images[0]), (1, images[1]), (1, images[2]), (1, images[3])):
+        fold.add(allm.MediaProgress(done, 2, allm.ImagePart(image)))
+    assert fold.result().images == (images[1], images[3])  # type: ignore[union-attr]
 
 
 def test_one_text(face: Face) -> None:

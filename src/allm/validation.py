@@ -227,10 +227,12 @@ def image_request_problems(request: Any) -> list[Problem]:
         problems.append(("size", "invalid_shape"))
     if request.mask is not None and not isinstance(request.mask, Image):
         problems.append(("mask", "invalid_image"))
+    elif request.mask is not None and request.operation in ("generate", "variation"):
+        problems.append(("mask", "not_allowed_for_operation"))
     return problems + _prompt_problems(request) + _input_image_problems(request)
 
 
-_SIZE: Final = re.compile(r"auto|[1-9][0-9]*x[1-9][0-9]*")
+_SIZE: Final = re.compile(r"auto|[1-9][0-9]*[x:][1-9][0-9]*|[1-9][0-9]*[kK]")
 _IMAGE_COUNTS: Final = {"generate": (0,), "edit": range(1, 17), "variation": (1,)}
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from allm.data import Data
 from allm.data.freeform import normalise
 from allm.errors import ValidationError
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
 
 _EXTENSIONS = {
     "png": "image/png",
@@ -17,7 +21,6 @@ _EXTENSIONS = {
     "webp": "image/webp",
     "gif": "image/gif",
 }
-_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
 class Origin(Data, frozen=True):
@@ -38,7 +41,7 @@ class Origin(Data, frozen=True):
 class Image(Data, frozen=True, kw_only=True):
     """An image by exactly one of `data` (bytes), `url` (never fetched by the data layer) or `path`.
 
-    `width` and `height` are pixels.
+    `width` and `height` are pixels; `from_bytes` and its like read them from the bytes.
     """
 
     data: bytes | None = None
@@ -59,8 +62,12 @@ class Image(Data, frozen=True, kw_only=True):
 
     @classmethod
     def from_bytes(cls, data: bytes, mime_type: str | None = None) -> Image:
-        """The type is read from the bytes where it is not given: png, jpeg, gif, webp."""
-        return cls(data=bytes(data), mime_type=mime_type or _recognised(data))
+        """Type (where it is not given) and size are read from the bytes: png, jpeg, gif, webp."""
+        from allm.data import pictures
+
+        data = bytes(data)
+        width, height = pictures.size(data) or (None, None)
+        return cls(data=data, mime_type=mime_type or pictures.media_type(data), width=width, height=height)
 
     @classmethod
     def from_base64(cls, text: str, mime_type: str | None = None) -> Image:
@@ -82,24 +89,43 @@ class Image(Data, frozen=True, kw_only=True):
         head, comma, body = uri.partition(",")
         if not head.startswith("data:") or not comma or not head.endswith(";base64"):
             raise ValidationError.of("invalid image", ("image", "not_a_base64_data_uri"))
-        return cls(data=_base64(body), mime_type=head[5:].partition(";")[0] or None)
+        return cls.from_bytes(_base64(body), head[5:].partition(";")[0] or None)
 
     def to_data_uri(self) -> str:
         """`data:<type>;base64,...`; only of an image that holds its bytes and knows its type."""
-        if self.data is None:
-            raise ValidationError.of(
-                "no data URI", ("image", "remote_source" if self.url else "file_not_read")
-            )
+        data = self._held("no data URI")
         if self.mime_type is None:
             raise ValidationError.of("no data URI", ("image", "missing_mime_type"))
-        return f"data:{self.mime_type};base64,{base64_text(self.data)}"
+        return f"data:{self.mime_type};base64,{base64_text(data)}"
 
+    def to_bytes(self) -> bytes:
+        """The bytes. Raises `ValidationError` where they are elsewhere: behind a URL, or in a file."""
+        return self._held("no bytes")
 
-def _recognised(data: bytes) -> str | None:
-    """The media type that the first bytes tell."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the bytes to `path`, whose name is taken as it is, and return it.
+
+        The file is there whole or not at all; its directory must exist. Raises `ValidationError` where
+        the bytes are elsewhere, and `OSError`.
+        """
+        import os
+        from pathlib import Path
+
+        data, target = self._held("nothing to save"), Path(path)
+        written = target.with_name(f".{os.urandom(8).hex()}.part")
+        try:
+            written.write_bytes(data)
+            written.replace(target)
+        except BaseException:
+            written.unlink(missing_ok=True)
+            raise
+        return target
+
+    def _held(self, failing: str) -> bytes:
+        if self.data is None:
+            where, reason = ("a URL", "remote_source") if self.url else ("a file", "file_not_read")
+            raise ValidationError.of(f"{failing}: the image is {where}, not bytes", ("image", reason))
+        return self.data
 
 
 def base64_text(data: bytes) -> str:

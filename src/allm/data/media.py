@@ -15,7 +15,8 @@ from allm.errors import ConfigurationError, ValidationError
 
 
 class ImageRequest(Data, frozen=True, kw_only=True):
-    """`operation` is `generate`, `edit` or `variation`; `size` is `auto`, `1024x1024` and the like."""
+    """`operation` is `generate`, `edit` or `variation`; `size` is `auto`, `1024x1024` and the
+    like; for Gemini also an aspect ratio (`16:9`) or `2K`."""
 
     operation: str = "generate"
     model: str | None = None

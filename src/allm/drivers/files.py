@@ -86,4 +86,11 @@ def _read(image: Image, path: str) -> Image:
         raise ValueError(f"larger than {MAX_IMAGE} bytes: {path!r}")
     with open(path, "rb") as file:
         read = Image.from_bytes(file.read(MAX_IMAGE + 1))
-    return replace(image, data=read.data, path=None, mime_type=read.mime_type or image.mime_type)
+    return replace(
+        image,
+        data=read.data,
+        path=None,
+        mime_type=read.mime_type or image.mime_type,
+        width=read.width,
+        height=read.height,
+    )

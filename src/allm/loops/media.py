@@ -144,20 +144,28 @@ class MediaFold:
         self.kind = kind
         self.error: ErrorInfo | None = None
         self.usage: Usage | None = None
-        self.partial: list[Image] = []
+        self.images: list[Image] = []  # finished ones
+        self.preview: list[Image] = []  # of the next one, the latest
         self.chunks: dict[int, EmbeddingResponse] = {}
         self.ended: MediaResponse | None = None
 
     def add(self, event: Any) -> None:
         kind = type(event)
         if kind is MediaProgress and event.part is not None:
-            self.partial.append(event.part.image)
+            self._image(event.done, event.part.image)
         elif kind is MediaCompleted:
             self.ended = event.result
         elif kind is UsageReported:
             self.usage = event.usage
         elif kind is StreamFailed:
             self.error = event.error
+
+    def _image(self, done: int, image: Image) -> None:
+        if done > len(self.images):
+            self.images.append(image)
+            self.preview = []
+        else:
+            self.preview = [image]
 
     @property
     def complete(self) -> bool:
@@ -168,7 +176,8 @@ class MediaFold:
         if self.ended is not None:
             return self.ended
         if self.kind == "image":
-            return ImageResponse(images=tuple(self.partial[-1:]), usage=self.usage, error=self.error)
+            images = (*self.images, *self.preview)
+            return ImageResponse(images=images, usage=self.usage, error=self.error)
         return replace(merged(self.chunks), error=self.error)
 
 

@@ -17,6 +17,9 @@ _CREDENTIALS: Final = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "proxy-authorization"}
 )
 
+VARIATION: Final = "Make a variation of this image: the same subject in the same style, composed anew."
+"""The prompt that stands for a variation at providers that only edit."""
+
 
 def address(name: str, ctx: CallContext, default: str) -> tuple[str, str]:
     """The base URL of a call as (address without a final slash, query).

@@ -136,13 +136,18 @@ def _is_for_chat(request: Request) -> bool:
 
 def wire_url(name: str, ctx: CallContext, base_url: str, endpoint: str) -> str:
     """The address of an endpoint; a base URL may already end in the path of either."""
-    path, query = address(name, ctx, base_url)
-    for end in PATHS.values():
-        path = path.removesuffix(end)
+    return api_url(name, ctx, base_url, PATHS[endpoint])
+
+
+def api_url(name: str, ctx: CallContext, base_url: str, path: str) -> str:
+    """The address of `path` at a server; a base URL may already end in it, or in the path of a chat."""
+    base, query = address(name, ctx, base_url)
+    for end in (path, *PATHS.values()):
+        base = base.removesuffix(end)
     version = ctx.adapter_options.get("api_version")
     if version and "api-version=" not in query:
         query = f"{query}&api-version={version}" if query else f"api-version={version}"
-    return f"{path}{PATHS[endpoint]}" + (f"?{query}" if query else "")
+    return f"{base}{path}" + (f"?{query}" if query else "")
 
 
 def wire_headers(options: Mapping[str, Any]) -> dict[str, str]:
