@@ -177,7 +177,9 @@ def test_a_broken_call_keeps_its_finished_images_and_the_last_preview() -> None:
     fold = MediaFold("image")
     for done, image in ((0, images[0]), (1, images[1]), (1, images[2]), (1, images[3])):
         fold.add(allm.MediaProgress(done, 2, allm.ImagePart(image)))
-    assert fold.result().images == (images[1], images[3])  # type: ignore[union-attr]
+    result = fold.result()
+    assert isinstance(result, allm.ImageResponse)
+    assert result.images == (images[1], images[3])
 
 
 def test_one_text(face: Face) -> None:

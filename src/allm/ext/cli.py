@@ -1,4 +1,5 @@
-"""The command `allm`: ask a model, hold a conversation, look after sessions and the local model.
+"""The command `allm`: ask a model, hold a conversation, look after sessions and the local model; pictures
+and vectors are in `allm.ext.cli_media`.
 
 Answers go to stdout, everything else to stderr. Exit status: 0 done, 1 the run failed, 2 it was called
 or set up wrongly, 130 interrupted, 141 nobody reads the output any more.
@@ -188,14 +189,17 @@ class Screen:
 
     def progress(self, done: int, total: int | None) -> None:
         """A bar on a terminal, nothing elsewhere."""
-        if not self._err_terminal:
-            return
         share = done / total if total else 0.0
         bar = "#" * round(share * 30)
         size = f"{done / 1e6:.0f} of {(total or 0) / 1e6:.0f} MB"
-        self._bar_open = True
-        sys.stderr.write(f"\rallm: [{bar:<30}] {share:4.0%} {size}")
-        sys.stderr.flush()
+        self.status(f"[{bar:<30}] {share:4.0%} {size}")
+
+    def status(self, text: str) -> None:
+        """A line on a terminal that the next one takes the place of; nothing elsewhere."""
+        if self._err_terminal:
+            self._bar_open = True
+            sys.stderr.write(f"\rallm: {text:<60}")
+            sys.stderr.flush()
 
     def end_bar(self) -> None:
         """Leave the line of the bar, if there is one."""
@@ -247,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     _chat_arguments(commands.add_parser("chat", help="a conversation that is saved and resumed"))
     _sessions_arguments(commands.add_parser("sessions", help="list, show, export, delete conversations"))
     _models_arguments(commands.add_parser("models", help="the local model, providers and their keys"))
+    from allm.ext import cli_media  # which stands on this module
+
+    cli_media.register(commands)
     return parser
 
 
@@ -457,7 +464,7 @@ def _piped() -> str:
         raise allm.ConfigurationError(_NO_TEXT) from None
 
 
-_NO_TEXT: Final = "the input is not text; add such a file with --file"
+_NO_TEXT: Final = "the input is not text"
 
 
 def _check_text(text: str) -> None:

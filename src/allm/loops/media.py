@@ -115,7 +115,7 @@ def _placed(kind: str, engine: Engine, slot: Any, model: Any) -> tuple[Any, Mode
         resolve = providers.resolve_image if kind == "image" else providers.resolve_embedding
         adapter = playing((kind, engine.id), lambda: resolve(name)) if name == "fake" else resolve(name)
     else:
-        adapter, own = slot, ""
+        adapter, own = slot, str(getattr(slot, "model", ""))
         name = str(getattr(slot, "name", type(slot).__name__))
     ref = ModelRef.parse(model, name) if model is not None else ModelRef(name, own)
     return adapter, ref

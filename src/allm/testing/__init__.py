@@ -1,5 +1,6 @@
-"""Helpers for tests of programs that use `allm`: a scripted model, readers of event lists, recordings of
-real exchanges (`record`, `replay`, `recorded`), and proofs for adapters (`conformance`)."""
+"""Helpers for tests of programs that use `allm`: a scripted model (`fake`) and scripted services on this
+machine (`scripted`), readers of event lists, recordings of real exchanges (`record`, `replay`, `recorded`),
+and proofs for adapters (`conformance`)."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from allm.testing.recording import record as record
     from allm.testing.recording import recorded as recorded
     from allm.testing.recording import replay as replay
+    from allm.testing.servers import scripted as scripted
 
 __all__ = [
     "FakeAdapter",
@@ -26,16 +28,20 @@ __all__ = [
     "record",
     "recorded",
     "replay",
+    "scripted",
     "text",
     "tool_calls",
 ]
-_RECORDING: Final = ("record", "recorded", "replay")
+_HOMES: Final = {
+    **dict.fromkeys(("record", "recorded", "replay"), "allm.testing.recording"),
+    "scripted": "allm.testing.servers",
+}
 
 
 def __getattr__(name: str) -> Any:
     """What only some tests use is loaded when it is first asked for."""
-    if name in _RECORDING:
-        return getattr(import_module("allm.testing.recording"), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name == "conformance":
         return import_module("allm.testing.conformance")
     raise AttributeError(f"module 'allm.testing' has no attribute {name!r}")
