@@ -144,3 +144,8 @@ def test_unfold_brings_the_message_without_its_response(scripts: list[Script]) -
         state.add(event)
     assert state.message == response.message
     assert state.response.usage == response.usage
+
+
+def test_an_empty_tuple_of_parts_stays_one() -> None:
+    response = allm.Response(message=allm.Message("assistant", ()))
+    assert folds.fold(unfold(response)) == response

@@ -147,7 +147,7 @@ class ResponseFold:
         ended = self.ended
         if ended is not None and self.error is None:
             message = ended.message
-            if not message.content:
+            if not message.content and (self._done or self._open):
                 message = replace(message, content=self.message.content)
             usage = self.usage if ended.usage is None else ended.usage
             return replace(ended, message=message, usage=usage)

@@ -11,12 +11,10 @@ from msgspec.structs import replace
 
 from allm.data.codec import to_json
 from allm.data.events import Event, MessageCompleted, StreamFailed
-from allm.data.responses import Response
 from allm.errors import AllmError, ConfigurationError
-from allm.folds import ResponseFold
 from allm.ports import CallContext
 from allm.testing.faces import FACES, ask
-from allm.testing.subjects import FINISHES, KEY, Case, Subject, check_order, need, same
+from allm.testing.subjects import KEY, Case, Subject, need, same
 
 VERBS: Final = ("complete", "stream", "acomplete", "astream", "play")
 _BLOCKING: Final = ("complete", "stream", "play")
@@ -29,7 +27,7 @@ def cases(subject: Subject) -> Iterator[Case]:
     yield Case("verbs", "the adapter has a name and a verb", partial(_verbs, subject))
     for whole, streamed in (("complete", "stream"), ("acomplete", "astream")):
         if whole in has:
-            about = "the answer is a Response with an assistant message"
+            about = "the answer is a response that holds what it must"
             yield Case(f"{whole}.response", about, partial(_response, subject, whole))
         if streamed in has:
             yield Case(
@@ -62,13 +60,14 @@ def _context(subject: Subject) -> CallContext:
     return replace(subject.context(), api_key=KEY)
 
 
-def _whole(subject: Subject, verb: str) -> Any:
+def asked(subject: Subject, verb: str, request: Any) -> Any:
+    """What an adapter that nobody has used returns: `verb` is `complete` or `acomplete`."""
     adapter, ctx = subject.make(), _context(subject)
     if verb == "complete":
-        return adapter.complete(subject.request(), ctx)
+        return adapter.complete(request, ctx)
 
     async def work() -> Any:
-        return await adapter.acomplete(subject.request(), ctx)
+        return await adapter.acomplete(request, ctx)
 
     return _run(work)
 
@@ -92,27 +91,20 @@ def _run(work: Callable[[], Any]) -> Any:
 
 
 def _response(subject: Subject, verb: str) -> None:
-    response = _whole(subject, verb)
-    need(isinstance(response, Response), f"{verb} returned {type(response).__name__}, not a Response")
-    same("the role of the message", response.message.role, "assistant")
-    need(response.finish_reason in FINISHES, f"finish_reason {response.finish_reason!r} is not a known word")
-    if subject.says is not None:
-        same("the text", response.text, subject.says)
+    response = asked(subject, verb, subject.request())
+    subject.check_result(response)
     need(KEY not in to_json(response), "the key is in the response")
 
 
 def _order(subject: Subject, verb: str) -> None:
     events = _streamed(subject, verb)
-    check_order(events)
+    subject.check(events)
     need(isinstance(events[-1], MessageCompleted), f"the stream failed: {events[-1]!r:.300}")
     need(not any(KEY in to_json(event) for event in events), "the key is in an event")
 
 
 def _same(subject: Subject, whole: str, streamed: str) -> None:
-    fold = ResponseFold()
-    for event in _streamed(subject, streamed):
-        fold.add(event)
-    response, folded = _whole(subject, whole), fold.response
+    response, folded = asked(subject, whole, subject.request()), subject.fold(_streamed(subject, streamed))
     for name in ("message", "finish_reason", "usage"):
         same(f"{name} of the folded stream", getattr(folded, name), getattr(response, name))
 
@@ -124,10 +116,9 @@ def _answered(subject: Subject, face: str) -> None:
         same("the exception on the blocking face", type(seen.error), ConfigurationError)
         return
     need(seen.error is None, f"the call failed: {seen.error}")
-    check_order(seen.events)
-    same("the result", seen.result, seen.events[-1].response)  # type: ignore[union-attr]
-    if subject.says is not None:
-        same("the text", seen.result.text, subject.says)
+    subject.check(seen.events)
+    same("the result", seen.result, subject.fold(seen.events))
+    subject.check_result(seen.result)
 
 
 def _left(subject: Subject, face: str) -> None:

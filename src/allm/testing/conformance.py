@@ -9,7 +9,8 @@ In pytest, each case a test:
 ... def test_conformance(case):
 ...     case.run()
 
-By hand: `print(conformance.check(subject))`.
+By hand: `print(conformance.check(subject))`. An adapter for images is an `ImageSubject`, one for embeddings
+an `EmbeddingSubject`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,22 @@ from typing import Any
 
 from msgspec import Struct
 
-from allm.testing import adapter_cases, wire_cases
+from allm.testing import adapter_cases, media_cases, wire_cases
+from allm.testing.media_cases import EmbeddingSubject, ImageSubject, MediaSubject
 from allm.testing.subjects import SAMPLES, STATUSES, Case, Sample, Subject
 
-__all__ = ["SAMPLES", "STATUSES", "Case", "Report", "Sample", "Subject", "cases", "check"]
+__all__ = [
+    "SAMPLES",
+    "STATUSES",
+    "Case",
+    "EmbeddingSubject",
+    "ImageSubject",
+    "Report",
+    "Sample",
+    "Subject",
+    "cases",
+    "check",
+]
 
 
 class Report(Struct, frozen=True):
@@ -40,11 +53,14 @@ class Report(Struct, frozen=True):
 
 
 def cases(subject: Subject | Any) -> list[Case]:
-    """The cases for a subject. A bare adapter is a subject without samples: its wire cases say what is
+    """The cases for a subject. A bare adapter is a chat subject without samples: its wire cases say what is
     missing."""
     known = subject if isinstance(subject, Subject) else Subject(make=lambda: subject)
-    source = wire_cases if hasattr(known.make(), "encode") else adapter_cases
-    return list(source.cases(known))
+    wire = hasattr(known.make(), "encode")
+    shared = wire_cases if wire else adapter_cases
+    if isinstance(known, MediaSubject):
+        return [*shared.cases(known), *media_cases.cases(known, wire)]
+    return [*shared.cases(known), *(wire_cases.chat_cases(known) if wire else ())]
 
 
 def check(subject: Subject | Any) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -23,22 +24,28 @@ class Seen(Struct):
 
 
 def ask(face: str, subject: Subject, adapter: Any, *, transport: Any = "auto", stop: int = 0) -> Seen:
-    """Stream one model call; leave after `stop` events where that is not 0."""
+    """Stream one call of the subject's verb; leave after `stop` events where that is not 0."""
+    from allm import aio, calls
     from allm.engine import Engine
 
     engine = Engine(
         subject.model,
-        adapter=adapter,
+        **{subject.slot: adapter},
         base_url=subject.base_url,
         adapter_options=subject.adapter_options,
         transport=transport,
         retry=False,
     )
+    verb = getattr(calls if face == "blocking" else aio, subject.verb)
+
+    def opened() -> Any:
+        return verb(engine, subject.request(), api_key=KEY)
+
     if face == "blocking":
-        return _blocking(engine, subject, stop)
+        return _blocking(opened, stop)
 
     async def main() -> Seen:
-        return await _awaited(engine, subject, stop)
+        return await _awaited(opened, stop)
 
     if face == "trio":
         import trio
@@ -50,12 +57,10 @@ def ask(face: str, subject: Subject, adapter: Any, *, transport: Any = "auto", s
     return asyncio.run(main())
 
 
-def _blocking(engine: Any, subject: Subject, stop: int) -> Seen:
-    from allm.calls import stream_generate
-
+def _blocking(opened: Callable[[], Any], stop: int) -> Seen:
     seen = Seen([])
     try:
-        with stream_generate(engine, subject.request(), api_key=KEY) as stream:
+        with opened() as stream:
             for event in stream:
                 seen.events.append(event)
                 if len(seen.events) == stop:
@@ -66,12 +71,10 @@ def _blocking(engine: Any, subject: Subject, stop: int) -> Seen:
     return seen
 
 
-async def _awaited(engine: Any, subject: Subject, stop: int) -> Seen:
-    from allm.aio import stream_generate
-
+async def _awaited(opened: Callable[[], Any], stop: int) -> Seen:
     seen = Seen([])
     try:
-        async with stream_generate(engine, subject.request(), api_key=KEY) as stream:
+        async with opened() as stream:
             async for event in stream:
                 seen.events.append(event)
                 if len(seen.events) == stop:

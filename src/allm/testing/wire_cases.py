@@ -12,19 +12,16 @@ from typing import Any, Final
 
 import msgspec
 
-from allm.data.content import OpaquePart, Origin, ReasoningPart, TextPart, ToolCall
-from allm.data.events import Event, MessageCompleted, StreamFailed
+from allm.data.content import OpaquePart, Origin, ReasoningPart, TextPart
+from allm.data.events import Event, StreamFailed, UsageReported
 from allm.data.failure import RETRYABLE, ErrorInfo
-from allm.data.messages import Message, Thread, assistant, tool_result, user
-from allm.data.requests import Request, ToolSpec
-from allm.data.responses import Response
+from allm.data.messages import Message, user
 from allm.errors import TABLE, AllmError, ValidationError, raised
-from allm.folds import ResponseFold
 from allm.limits import Limits
 from allm.ports import HttpHead, HttpRequest, KeyRule
 from allm.testing.faces import FACES, Seen, ask
 from allm.testing.played import Answer, Played
-from allm.testing.subjects import KEY, SAMPLES, STATUSES, Case, Sample, Subject, check_order, need, same
+from allm.testing.subjects import HISTORY_TOOL, KEY, STATUSES, Case, Sample, Subject, need, same
 
 REASONS: Final = {
     400: "invalid_request",
@@ -56,7 +53,7 @@ _SECRET_HEADERS: Final = {"authorization", "x-api-key", "api-key", "x-goog-api-k
 
 
 def cases(subject: Subject) -> Iterator[Case]:
-    """All cases of a wire adapter; those about an answer once for each sample."""
+    """The cases that hold for every wire adapter; those about an answer once for each sample."""
     yield Case("samples", "nothing is missing to prove the adapter with", partial(_samples, subject))
     for name, sample in subject.samples.items():
         for suffix, about, answered in _ANSWERS:
@@ -71,10 +68,18 @@ def cases(subject: Subject) -> Iterator[Case]:
             yield Case(f"{name}.{face}", about, partial(through, subject, face))
 
 
+def chat_cases(subject: Subject) -> Iterator[Case]:
+    """What only a wire adapter for chats has to prove."""
+    for name, about, work in _CHAT:
+        yield Case(name, about, partial(work, subject))
+
+
 def _samples(subject: Subject) -> None:
-    wanted = {*SAMPLES, *map(str, STATUSES)} - subject.without
+    wanted = {*subject.needs, *map(str, STATUSES)} - subject.without
     missing = sorted(wanted - {*subject.samples, *map(str, subject.refusals)})
     need(not missing, f"give samples or refusals for {missing}, or name them in `without`")
+    for name in subject.needs.keys() & subject.samples.keys():
+        same(f"the error of the sample {name!r}", subject.samples[name].error, subject.needs[name])
 
 
 # ---- answers -----------------------------------------------------------------------------------------
@@ -95,43 +100,32 @@ def _events(subject: Subject, sample: Sample, reads: Iterable[bytes]) -> list[Ev
     return events
 
 
-def _response(events: list[Event]) -> Response:
-    fold = ResponseFold()
-    for event in events:
-        fold.add(event)
-    return fold.response
-
-
 def _folds(subject: Subject, sample: Sample) -> None:
-    events = _events(subject, sample, [sample.body])
-    response = _response(events)
-    same("the text", response.text, sample.text)
-    same("the calls", tuple((call.name, call.arguments) for call in response.tool_calls), sample.calls)
-    if sample.error is not None:
-        info = response.error or ErrorInfo(reason="no error")
+    result = subject.fold(_events(subject, sample, [sample.body]))
+    if sample.error is None:
+        need(result.error is None, f"the answer failed with {result.error!r:.300}")
+    else:
+        info = result.error or ErrorInfo(reason="no error")
         same("the reason", info.reason, sample.error)
         same("retryable", info.retryable, sample.error in RETRYABLE)
-        return
-    need(response.error is None, f"the answer failed with {response.error!r:.300}")
-    same("finish_reason", response.finish_reason, sample.finish or ("tool_calls" if sample.calls else "stop"))
-    need(response.raw_finish_reason, "raw_finish_reason, the provider's own word, is empty")
+    subject.agree(result, sample)
 
 
 def _ordered(subject: Subject, sample: Sample) -> None:
-    check_order(_events(subject, sample, [sample.body]))
+    subject.check(_events(subject, sample, [sample.body]))
 
 
 def _usage(subject: Subject, sample: Sample) -> None:
     events = _events(subject, sample, [sample.body])
-    usage = _response(events).usage
+    usage = subject.fold(events).usage
     if not sample.usage:
         need(usage is None, "usage where the sample reports none")
         return
-    if usage is None or usage.input_tokens is None or usage.output_tokens is None:
-        raise AssertionError(f"input and output tokens are reported, but usage is {usage!r}")
+    if usage is None or not subject.counted(usage):
+        raise AssertionError(f"tokens are reported, but usage is {usage!r}")
     need(usage.raw, "Usage.raw, the provider's own object, is empty")
-    reported = [at for at, event in enumerate(events) if type(event).__name__ == "UsageReported"]
-    need(reported, "there is no usage event before message_completed")
+    reported = [event for event in events if isinstance(event, UsageReported)]
+    need(reported, "there is no usage event before the last one")
 
 
 def _split(subject: Subject, sample: Sample) -> None:
@@ -144,19 +138,19 @@ def _split(subject: Subject, sample: Sample) -> None:
 
 def _after(subject: Subject, sample: Sample) -> None:
     decoder, events = _decode(subject, sample, [sample.body])
-    check_order(events)
+    subject.check(events)
     for late in (decoder.feed(sample.body), decoder.feed(b"\n\n"), decoder.end(), decoder.end()):
         same("what comes after the terminal event", late, [])
 
 
 def _cut(subject: Subject, sample: Sample) -> None:
     """No beginning of an answer is taken for all of it."""
-    whole = _response(_events(subject, sample, [sample.body]))
+    whole = subject.fold(_events(subject, sample, [sample.body]))
     streamed = sample.content_type == "text/event-stream"
     borders = {0, *(found.end() for found in re.finditer(rb"\r?\n\r?\n", sample.body))} if streamed else set()
     for size in range(len(sample.body)):
         events = _events(subject, sample, [sample.body[:size]])
-        check_order(events)
+        subject.check(events)
         end = events[-1]
         if isinstance(end, StreamFailed):
             cut = size in borders and whole.error is None
@@ -164,10 +158,10 @@ def _cut(subject: Subject, sample: Sample) -> None:
                 same(f"the reason when cut after byte {size}", end.error.reason, "stream_interrupted")
                 need(end.error.retryable, "stream_interrupted must be retryable")
             continue
-        part = _response(events)
+        said = subject.said(subject.fold(events))
         need(
-            (part.text, part.tool_calls) == (whole.text, whole.tool_calls) and whole.error is None,
-            f"the first {size} bytes are taken for a whole answer: {part.text!r:.100}",
+            said == subject.said(whole) and whole.error is None,
+            f"the first {size} bytes are taken for a whole answer: {said!r:.100}",
         )
 
 
@@ -186,7 +180,7 @@ def _quiet(subject: Subject, sample: Sample, body: bytes, what: str) -> list[Eve
     """The events of a body of any kind: nothing is raised, and there is one terminal event."""
     try:
         events = _events(subject, sample, [body])
-        check_order(events, damaged=True)
+        subject.check(events, damaged=True)
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}; body {body!r:.200}") from error
     return events
@@ -195,7 +189,7 @@ def _quiet(subject: Subject, sample: Sample, body: bytes, what: str) -> list[Eve
 _ANSWERS: Final[tuple[tuple[str, str, Callable[[Subject, Sample], None]], ...]] = (
     ("fold", "the events fold to the sample's text, calls and finish reason", _folds),
     ("order", "events come in order, one terminal event last", _ordered),
-    ("usage", "tokens are reported before message_completed, or not at all", _usage),
+    ("usage", "tokens are reported before the last event, or not at all", _usage),
     ("split", "the events do not depend on the borders of the reads", _split),
     ("after", "nothing comes after the terminal event", _after),
     ("cut", "a cut answer fails, with stream_interrupted between two events", _cut),
@@ -229,7 +223,7 @@ def _bounded(subject: Subject) -> None:
         for _ in range(20):
             events += decoder.feed(b"x" * 500)
         need(events, f"10,000 bytes of {sample.content_type} were taken where Limits allow 2,000")
-        check_order(events)
+        subject.check(events)
         same("the reason", events[-1].error.reason, "limit_exceeded")
 
 
@@ -288,44 +282,29 @@ def _poisoned(body: bytes) -> bytes:
 
 # ---- requests ----------------------------------------------------------------------------------------
 
-_TOOL: Final = ToolSpec(
-    "look_up", "Looks up 4711.", {"type": "object", "properties": {"town_4712": {"type": "string"}}}
-)
 
-
-def _encode(subject: Subject, request: Request) -> HttpRequest:
-    encoded: HttpRequest = subject.make().encode(request, subject.context())
-    return encoded
-
-
-def _history(subject: Subject) -> tuple[Message, ...]:
-    call = ToolCall("call_4713", _TOOL.name, {"town_4712": "Oslo-4714"}, '{"town_4712": "Oslo-4714"}')
-    return (
-        user("First 4715"),
-        assistant([TextPart("Thinking 4716"), call]),
-        tool_result("call_4713", "Sunny 4717"),
-        assistant("Answer 4718"),
-        user("Last 4719"),
-    )
+def encoded(subject: Subject, request: Any) -> HttpRequest:
+    """What an adapter that nobody has used sends."""
+    sent: HttpRequest = subject.make().encode(request, subject.context())
+    return sent
 
 
 def _pure(subject: Subject) -> None:
     from allm.data.codec import from_json, to_json
 
-    request = subject.request(messages=_history(subject), tools=(_TOOL,), temperature=0.5)
+    request = subject.full()
     adapter, ctx = subject.make(), subject.context()
     first = adapter.encode(request, ctx)
-    adapter.encode(subject.request(tools=(_TOOL,)), ctx)
+    adapter.encode(subject.request(), ctx)
     same("the second encoding", adapter.encode(request, ctx), first)
-    same("another adapter's encoding", _encode(subject, request), first)
-    stored = from_json(to_json(Thread(request.messages)), Thread)
-    again = _encode(subject, msgspec.structs.replace(request, messages=stored.messages))
-    need(again.body == first.body, "a thread that was stored and loaded is sent differently")
+    same("another adapter's encoding", encoded(subject, request), first)
+    again = encoded(subject, from_json(to_json(request), type(request)))
+    need(again.body == first.body, "a request that was stored and loaded is sent differently")
 
 
 def _keyless(subject: Subject) -> None:
     adapter = subject.make()
-    rule = _encode(subject, subject.request()).key
+    rule = encoded(subject, subject.request()).key
     need(rule is None or isinstance(rule, KeyRule), f"HttpRequest.key is {rule!r}, not a KeyRule")
     names = rule.variables if rule is not None else ()
     before = {name: os.environ.get(name) for name in names}
@@ -346,16 +325,16 @@ def _keyless(subject: Subject) -> None:
 
 
 def _replayed(subject: Subject) -> None:
-    body = _encode(subject, subject.request(messages=_history(subject), tools=(_TOOL,))).body.decode()
+    body = encoded(subject, subject.full()).body.decode()
     order = ["First 4715", "Thinking 4716", "Oslo-4714", "Sunny 4717", "Answer 4718", "Last 4719"]
-    for text in (*order, _TOOL.name, "town_4712", "Looks up 4711."):
+    for text in (*order, HISTORY_TOOL.name, "town_4712", "Looks up 4711."):
         need(text in body, f"{text!r} of the history or the tools is not sent")
     for one, next_one in pairwise(order):
         need(body.index(one) < body.index(next_one), f"{next_one!r} is sent before {one!r}")
 
 
 def _system(subject: Subject) -> None:
-    need(b"Be brief 4720" in _encode(subject, subject.request(system="Be brief 4720")).body, "it is not sent")
+    need(b"Be brief 4720" in encoded(subject, subject.request(system="Be brief 4720")).body, "it is not sent")
 
 
 def _foreign(subject: Subject) -> None:
@@ -366,24 +345,38 @@ def _foreign(subject: Subject) -> None:
         TextPart("Text 4724", provider_data={"bound": "data 4725"}, origin=origin),
     )
     messages = (user("Hi"), Message("assistant", parts), user("Go on"))
-    body = _encode(subject, subject.request(messages=messages)).body.decode()
+    body = encoded(subject, subject.request(messages=messages)).body.decode()
     need("Text 4724" in body, "the text that another provider wrote is not sent")
     for text in ("Thought 4721", "sig 4722", "secret 4723", "data 4725"):
         need(text not in body, f"{text!r} belongs to another provider, and is sent")
 
 
 def _options(subject: Subject) -> None:
-    body = msgspec.json.decode(_encode(subject, subject.request(temperature=0.5)).body)
-    name = next(name for name in body if name != "tools")
-    options = {name: ["won"], "unheard_of": {"nested": [1, "x"]}}
-    sent = msgspec.json.decode(_encode(subject, subject.request(temperature=0.5, options=options)).body)
-    same(f"{name!r}, which options set", sent.get(name), ["won"])
-    same("an option that nobody knows", sent.get("unheard_of"), {"nested": [1, "x"]})
+    options: dict[str, Any] = {"novelty": {"nested": [1, "x"]}}
+    places = _with_novelty(subject, options)
+    need(places, "an option that nobody knows is not sent")
+    same("an option that nobody knows", places[0]["novelty"], options["novelty"])
+    name = next((name for name in places[0] if name not in ("novelty", "tools")), "")
+    for place in _with_novelty(subject, {**options, name: ["won"]}) or ({},):
+        same(f"{name!r}, which options set", place.get(name), ["won"])
+
+
+def _with_novelty(subject: Subject, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of the body into which options go."""
+
+    def found(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict) and "novelty" in value:
+            yield value
+        elif isinstance(value, dict | list):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from found(item)
+
+    return list(found(msgspec.json.decode(encoded(subject, subject.request(options=options)).body)))
 
 
 def _unencodable(subject: Subject) -> None:
     try:
-        _encode(subject, subject.request(messages=(user("lone \ud800"),)))
+        encoded(subject, subject.saying("lone \ud800"))
     except ValidationError:
         return
 
@@ -396,15 +389,17 @@ _ROBUST: Final[tuple[tuple[str, str, Callable[[Subject], None]], ...]] = (
     ("refusal.keys", "no key is in an error", _refusal_keys),
     ("request.pure", "the same request gives the same bytes", _pure),
     ("request.keyless", "no key is in URL, headers or body", _keyless),
-    ("request.history", "text, calls, results and tools are sent, in order", _replayed),
-    ("request.system", "the system text is sent", _system),
-    ("request.foreign", "what is bound to another provider is not sent", _foreign),
     ("request.options", "options win, and unknown ones pass", _options),
     (
         "request.surrogates",
         "text that cannot be encoded is a ValidationError or is sent mended",
         _unencodable,
     ),
+)
+_CHAT: Final[tuple[tuple[str, str, Callable[[Subject], None]], ...]] = (
+    ("request.history", "text, calls, results and tools are sent, in order", _replayed),
+    ("request.system", "the system text is sent", _system),
+    ("request.foreign", "what is bound to another provider is not sent", _foreign),
 )
 
 
@@ -420,23 +415,25 @@ def _through(
     return played, ask(face, subject, subject.make(), transport=played, stop=stop)
 
 
-def _sample(subject: Subject) -> Sample:
-    need("text" in subject.samples, "there is no sample 'text'")
-    return subject.samples["text"]
+def _shown(subject: Subject) -> tuple[Sample, int]:
+    name, stop = subject.shown
+    need(name in subject.samples, f"there is no sample {name!r}")
+    return subject.samples[name], stop
 
 
 def _answered(subject: Subject, face: str) -> None:
-    sample = _sample(subject)
+    sample, _ = _shown(subject)
     played, seen = _through(subject, face, sample)
     need(seen.error is None, f"the call failed: {seen.error}")
-    same("the text", seen.result.text, sample.text)
-    need(isinstance(seen.events[-1], MessageCompleted), "the last event is not message_completed")
+    subject.check(seen.events)
+    subject.agree(seen.result, sample)
     same("bodies opened and closed", (played.opened, played.closed), (1, 1))
 
 
 def _left(subject: Subject, face: str) -> None:
-    played, seen = _through(subject, face, _sample(subject), stop=2)
-    same("events before leaving", len(seen.events), 2)
+    sample, stop = _shown(subject)
+    played, seen = _through(subject, face, sample, stop=stop)
+    same("events before leaving", len(seen.events), stop)
     same("bodies opened and closed", (played.opened, played.closed), (1, 1))
 
 

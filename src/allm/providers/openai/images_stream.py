@@ -99,7 +99,10 @@ class ImagesTurn(Turn):
         return []
 
     def missing(self, marked: bool) -> str | None:
-        return None if self._images else "the stream ended without an image"
+        came, wanted = len(self._images), self._wanted
+        if came >= wanted or (came and marked):
+            return None
+        return f"the stream ended after {came} of {wanted} images"
 
     def _preview(self, event: _Event) -> list[Any]:
         image = self._image(_Item(event.b64_json, event.url), event.output_format)
