@@ -444,3 +444,9 @@ def test_a_long_session_costs_little() -> None:
         from_json(stored)
         to_json(session)
     assert (time.perf_counter() - started) / 5 < 0.1  # measured: 3 ms
+
+
+def test_what_a_newer_version_wrote_into_an_empty_thread_is_kept() -> None:
+    value = responses.ChatResult(base=messages.Thread(extra={"": None, "newer": 1}))
+    assert from_json(to_json(value)) == value
+    assert json.loads(to_json(value))["base"] == {"": None, "newer": 1}

@@ -191,7 +191,7 @@ def _struct_plain(value: Struct) -> bool:
     plain = True
     for name, check in _plan(type(value)).checked:
         item = getattr(value, name)
-        if item and type(item) is not str:
+        if (item or isinstance(item, Struct)) and type(item) is not str:  # an empty thread is false
             try:
                 plain = check(item) and plain
             except ValidationError as error:
