@@ -337,7 +337,10 @@ def test_tool_timeout(face: Face, kind: str) -> None:
         release.wait(PATIENCE)
         return "late"
 
+    begun = threading.Event()
+
     async def stuck(arguments: dict[str, Any]) -> str:
+        begun.set()
         try:
             await face.forever()
         finally:
@@ -354,7 +357,7 @@ def test_tool_timeout(face: Face, kind: str) -> None:
         release.set()
     assert "gave no result within 0.01 s" in result.steps[0].tool_results[0].text
     assert result.steps[0].tool_results[1].text == "2"
-    assert kind == "sync" or cancelled.is_set()
+    assert cancelled.is_set() == begun.is_set()  # on a slow machine the timeout may pass before it begins
 
 
 def test_a_late_result_is_not_taken_for_that_of_a_later_call(face: Face) -> None:

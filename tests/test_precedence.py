@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from itertools import combinations
 from typing import Any
@@ -144,6 +145,86 @@ def test_policies(field: str, where: tuple[str, ...]) -> None:
     plan = planned(engine=engine, **({field: value("call")} if "call" in where else {}))
     expected = next((value(level) for level in LEVELS if level in where), None)
     assert getattr(plan, field) == (expected or type(getattr(plan, field))())
+
+
+WHOLE: dict[str, Callable[[str], Any]] = {
+    "budget": lambda level: allm.Budget(tokens=LEVELS.index(level) + 1),
+    "fallbacks": lambda level: (f"fake:{level}",),
+}
+
+
+def chosen(plan: Plan, field: str) -> Any:
+    if field == "budget":
+        return plan.budget
+    return tuple([str(fallback.ref) for fallback in plan.fallbacks]) or None
+
+
+@pytest.mark.parametrize("where", subsets(WITHOUT_REQUEST), ids="+".join)
+@pytest.mark.parametrize("field", WHOLE)
+def test_budget_and_fallbacks(field: str, where: tuple[str, ...]) -> None:
+    value = WHOLE[field]
+    if "application" in where:
+        allm.configure(**{field: value("application")})
+    engine = {field: value("engine")} if "engine" in where else {}
+    plan = planned(engine=engine, **({field: value("call")} if "call" in where else {}))
+    assert chosen(plan, field) == next((value(level) for level in LEVELS if level in where), None)
+
+
+@pytest.mark.parametrize("field", WHOLE)
+def test_a_call_may_do_without(field: str) -> None:
+    allm.configure(**{field: WHOLE[field]("application")})
+    plan = planned(engine={field: WHOLE[field]("engine")}, **{field: None})
+    assert chosen(plan, field) is None
+
+
+def test_an_engine_may_do_without_fallbacks() -> None:
+    allm.configure(fallbacks=["fake:application"])
+    assert planned(engine={"fallbacks": ()}).fallbacks == ()
+
+
+def test_the_seconds_of_a_budget_are_a_deadline_of_the_run() -> None:
+    assert planned(budget=allm.Budget(seconds=5)).timeouts.run == 5
+    tighter = planned(budget=allm.Budget(seconds=5), timeouts=allm.Timeouts(run=2))
+    assert tighter.timeouts.run == tighter.ctx.timeouts.run == 2
+
+
+class Hook:
+    def __init__(self, level: str) -> None:
+        self.level = level
+
+    def before_model(self, request: allm.Request, ctx: allm.HookContext) -> None: ...
+
+
+@pytest.mark.parametrize("where", subsets(WITHOUT_REQUEST), ids="+".join)
+def test_middleware_adds_up_with_the_calls_own_innermost(where: tuple[str, ...]) -> None:
+    if "application" in where:
+        allm.configure(middleware=[Hook("application")])
+    engine = {"middleware": [Hook("engine")]} if "engine" in where else {}
+    plan = planned(engine=engine, **({"middleware": [Hook("call")]} if "call" in where else {}))
+    order = ("application", "engine", "call")
+    assert [hook.level for hook in plan.middleware] == [level for level in order if level in where]
+
+
+def test_what_wraps_the_loop_is_stored_with_the_engine() -> None:
+    second = allm.Engine("groq:b", base_url="https://example.com/v1", tools=[named("t", str)])
+    engine = allm.Engine("fake:m", budget=allm.Budget(tokens=5), fallbacks=["groq:a", second])
+    loaded = allm.Engine.from_data(json.loads(json.dumps(engine.to_data())))
+    assert (loaded.budget, loaded.to_data()) == (engine.budget, engine.to_data())
+    name, other = loaded.fallbacks or ()
+    assert isinstance(other, allm.Engine)
+    assert (name, other.ref.id) == ("groq:a", "b")
+    assert (loaded.trusted, other.trusted) == (True, False)
+    assert allm.Engine.from_data(allm.Engine("fake:m", fallbacks=[]).to_data()).fallbacks == ()
+
+
+def test_an_engine_with_middleware_is_not_stored() -> None:
+    with pytest.raises(allm.ConfigurationError, match=r"Hook.*attach it after loading"):
+        allm.Engine("fake:m", middleware=[Hook("engine")]).to_data()
+
+
+def test_a_stored_budget_is_checked() -> None:
+    with pytest.raises(allm.ValidationError, match="stored engine"):
+        allm.Engine.from_data({"model": "fake:m", "budget": {"tokens": -1}})
 
 
 @pytest.mark.parametrize("where", subsets(WITHOUT_REQUEST), ids="+".join)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allm.errors import ConfigurationError, ValidationError
-from allm.schemas import convert, problems, schema_of, unknown_keywords
+from allm.schemas import answer_value, convert, problems, schema_name, schema_of, unknown_keywords
 
 SCALARS = (
     st.none()
@@ -270,3 +270,40 @@ def test_pydantic() -> None:
         convert({"items": [{"n": "x"}]}, outer)
     assert caught.value.errors[0][0] == "items[0].n"
     assert convert({"x": 1}, outer | Point) == Point(1)
+
+
+@pytest.mark.parametrize(
+    ("type", "expected"),
+    [
+        (Point, "Point"),
+        (list[Point], "list"),
+        (Point | None, "response"),
+        (dataclasses.make_dataclass("Größe", []), "Gr__e"),
+        (dataclasses.make_dataclass("X" * 80, []), "X" * 64),
+    ],
+)
+def test_names_that_every_provider_takes(type: Any, expected: str) -> None:
+    assert schema_name(type) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "root", "expected"),
+    [
+        (' {"value": 1}\n', None, {"value": 1}),
+        ('{"value": 1}', "value", 1),
+        ('{"other": 1}', "value", {"other": 1}),
+        ("[1]", "value", [1]),
+        ("Yes: ```json\n[1]\n``` .", None, [1]),
+        ('"```"', None, "```"),
+    ],
+)
+def test_the_value_in_the_text_of_an_answer(text: str, root: str | None, expected: Any) -> None:
+    assert answer_value(text, root) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "yes", "```json", "[1] [2]", "```\n[1]\n```\n```\n[2]\n```", "[NaN]"]
+)
+def test_a_text_without_a_value(text: str) -> None:
+    with pytest.raises(ValidationError, match="the answer is not JSON"):
+        answer_value(text)

@@ -64,12 +64,6 @@ def test_a_stored_engine_that_is_wrong_says_so(bad: dict[str, object]) -> None:
         allm.Engine.from_data({"model": "openai:m", **bad})
 
 
-def test_isolation_that_cannot_be_kept_is_refused_before_anything_is_sent() -> None:
-    tool = allm.Tool(name="dump", schema={"type": "object"}, handler=json.dumps, isolation="process")
-    with pytest.raises(allm.ConfigurationError, match="isolation='process'"):
-        allm.stream(allm.Engine("fake", tools=[tool]), "Hi")
-
-
 def test_binding_a_tool_that_the_engine_does_not_have_names_the_nearest() -> None:
     engine = allm.Engine("openai:m", tools=[add])
     with pytest.raises(allm.UnknownOptionError, match="did you mean 'add'"):

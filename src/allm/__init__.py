@@ -20,13 +20,18 @@ _HOMES: Final = {
     ),
     "allm.drivers.stream": "AsyncStream Stream",
     "allm.engine": "Engine bind configure",
+    "allm.approvals": "Decision approval_digest approve deny",
     "allm.tools": "AskUser Halt Tool ToolContext tool",
     "allm.folds": "ChatFold ResponseFold fold",
     "allm.retry": "RetryPolicy",
     "allm.limits": "Limits Timeouts",
+    "allm.budget": "Budget",
+    "allm.middleware": "HookContext Middleware Refuse",
+    "allm.compaction": "Compaction",
     "allm.providers": "register_provider",
     "allm.validation": "validate",
     "allm.preparing": "Report Target prepare",
+    "allm.compact_tools": "compact",
     "allm.capabilities": "Capabilities capabilities_of register_capabilities unregister_capabilities",
     "allm.data.codec": "from_json from_msgpack to_json to_msgpack",
     "allm.data.content": (
@@ -67,6 +72,11 @@ if TYPE_CHECKING:
     from allm import lowlevel as lowlevel
     from allm import sessions as sessions
     from allm import testing as testing
+    from allm.approvals import Decision as Decision
+    from allm.approvals import approval_digest as approval_digest
+    from allm.approvals import approve as approve
+    from allm.approvals import deny as deny
+    from allm.budget import Budget as Budget
     from allm.calls import chat as chat
     from allm.calls import edit_image as edit_image
     from allm.calls import embed as embed
@@ -85,6 +95,8 @@ if TYPE_CHECKING:
     from allm.capabilities import capabilities_of as capabilities_of
     from allm.capabilities import register_capabilities as register_capabilities
     from allm.capabilities import unregister_capabilities as unregister_capabilities
+    from allm.compact_tools import compact as compact
+    from allm.compaction import Compaction as Compaction
     from allm.data.codec import from_json as from_json
     from allm.data.codec import from_msgpack as from_msgpack
     from allm.data.codec import to_json as to_json
@@ -108,6 +120,9 @@ if TYPE_CHECKING:
     from allm.folds import fold as fold
     from allm.limits import Limits as Limits
     from allm.limits import Timeouts as Timeouts
+    from allm.middleware import HookContext as HookContext
+    from allm.middleware import Middleware as Middleware
+    from allm.middleware import Refuse as Refuse
     from allm.preparing import Report as Report
     from allm.preparing import Target as Target
     from allm.preparing import prepare as prepare

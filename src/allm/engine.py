@@ -17,6 +17,7 @@ from allm.options import LOOP_PARAMS, REQUEST_FIELDS, check_names
 from allm.retry import NO_RETRY, RetryPolicy
 
 if TYPE_CHECKING:
+    from allm.budget import Budget
     from allm.tools import Tool
 
 _PARAMS = (*REQUEST_FIELDS, *LOOP_PARAMS)
@@ -35,6 +36,9 @@ _APPLICATION = (
     "retry",
     "timeouts",
     "limits",
+    "middleware",
+    "fallbacks",
+    "budget",
 )
 
 
@@ -54,6 +58,9 @@ def configure(
         check_names(defaults["params"], _PARAMS, "param")
     if "tools" in defaults:
         defaults["tools"] = as_tools(defaults["tools"])
+    for name in ("middleware", "fallbacks"):
+        if name in defaults:
+            defaults[name] = tuple(defaults[name])
     if not defaults and keys is None and key_source is None and env_file is None:
         application.clear()
     application.update(defaults)
@@ -110,6 +117,9 @@ class EngineFields(TypedDict, total=False):
     limits: Limits
     transport: Any
     observers: Iterable[Any]
+    middleware: Iterable[Any]
+    fallbacks: Iterable[Any] | None
+    budget: Budget | None
     on_unsupported: Literal["adapt", "raise", "pass"] | None
     orphans: Literal["answer", "refuse"] | None
     metadata: Mapping[str, Any]
@@ -129,9 +139,10 @@ class Engine:
     """
 
     __slots__ = (
-        "adapter", "adapter_options", "base_url", "context", "embed_adapter", "id", "image_adapter",
-        "limits", "metadata", "model", "observers", "on_unsupported", "orphans", "params", "retry", "system",
-        "timeouts", "tool_executor", "tool_result_encoder", "tools", "transport", "trusted",
+        "adapter", "adapter_options", "base_url", "budget", "context", "embed_adapter", "fallbacks", "id",
+        "image_adapter", "limits", "metadata", "middleware", "model", "observers", "on_unsupported",
+        "orphans", "params", "retry", "system", "timeouts", "tool_executor", "tool_result_encoder", "tools",
+        "transport", "trusted",
     )  # fmt: skip
 
     adapter: Any
@@ -148,6 +159,9 @@ class Engine:
     system: str | None
     base_url: str | None
     observers: tuple[Any, ...]
+    middleware: tuple[Any, ...]
+    fallbacks: tuple[Engine | str, ...] | None
+    budget: Budget | None
     on_unsupported: str | None
     orphans: str | None
     tool_executor: Any
@@ -181,6 +195,9 @@ class Engine:
             "limits": fields.get("limits", Limits()),
             "transport": fields.get("transport", "auto"),
             "observers": tuple(fields.get("observers", ())),
+            "middleware": tuple(fields.get("middleware", ())),
+            "fallbacks": _fallbacks(fields.get("fallbacks")),
+            "budget": fields.get("budget"),
             "on_unsupported": fields.get("on_unsupported"),
             "orphans": fields.get("orphans"),
             "metadata": json_value(fields.get("metadata", {}), "metadata"),
@@ -249,8 +266,13 @@ class Engine:
     def to_data(self) -> dict[str, Any]:
         """The engine as JSON data: adapter by name, tools by specification, no handlers, no keys.
 
-        Raises `ConfigurationError` where an adapter, transport or the like is an object of your own.
+        Raises `ConfigurationError` where an adapter, transport or the like is an object of your own, and
+        where there is middleware: without it the loaded engine would do what it guards against.
         """
+        if self.middleware:
+            named = ", ".join(type(item).__name__ for item in self.middleware)
+            text = f"middleware is code and cannot be stored ({named}); store the engine without it"
+            raise ConfigurationError(f"{text} and attach it after loading: engine.merge(middleware=[...])")
         data: dict[str, Any] = {"model": self.model, "id": self.id}
         for name in ("adapter", "image_adapter", "embed_adapter", "transport"):
             value = getattr(self, name)
@@ -270,8 +292,15 @@ class Engine:
             data[name] = json_value(msgspec.to_builtins(getattr(self, name)), name)
         for name in ("retry", "timeouts", "limits"):
             data[name] = msgspec.to_builtins(getattr(self, name))
+        if self.budget is not None:
+            data["budget"] = msgspec.to_builtins(self.budget)
         data["tools"] = msgspec.to_builtins([item.spec for item in self.tools])
-        return {name: value for name, value in data.items() if value not in (None, {}, [])}
+        stored = {name: value for name, value in data.items() if value not in (None, {}, [])}
+        if self.fallbacks is not None:  # none at all is not the same as not said
+            stored["fallbacks"] = [
+                item if isinstance(item, str) else item.to_data() for item in self.fallbacks
+            ]
+        return stored
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Engine:
@@ -281,6 +310,14 @@ class Engine:
         """
         fields = dict(data)
         kinds: dict[str, Any] = {"retry": RetryPolicy, "timeouts": Timeouts, "limits": Limits}
+        if "budget" in fields:
+            from allm.budget import Budget
+
+            kinds["budget"] = Budget
+        if "fallbacks" in fields:
+            fields["fallbacks"] = [
+                item if isinstance(item, str) else cls.from_data(item) for item in fields["fallbacks"]
+            ]
         try:
             for name, kind in kinds.items():
                 if name in fields:
@@ -306,6 +343,12 @@ _FIELDS = tuple(name for name in Engine.__slots__ if name != "model")
 
 def _rebuilt(fields: dict[str, Any]) -> Engine:
     return Engine(fields.pop("model"), **fields)
+
+
+def _fallbacks(given: Iterable[Any] | None) -> tuple[Engine | str, ...] | None:
+    if isinstance(given, str | Engine):
+        raise ConfigurationError("fallbacks takes a tuple: fallbacks=('groq:llama-4', other_engine)")
+    return None if given is None else tuple(given)
 
 
 def _model_text(model: Any) -> str | None:

@@ -21,6 +21,7 @@ from allm.data.events import (
     RawChunk,
     ReasoningCompleted,
     ReasoningDelta,
+    Retrying,
     StepCompleted,
     StreamFailed,
     TextCompleted,
@@ -28,6 +29,7 @@ from allm.data.events import (
     ToolCallCompleted,
     ToolCallDelta,
     ToolCallStarted,
+    ToolExecutionStarted,
     ToolResultEncoded,
     UsageReported,
 )
@@ -62,6 +64,9 @@ class ResponseFold:
     __slots__ = ("_calls", "_done", "_open", "ended", "error", "started", "usage")
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._done: dict[int, Part] = {}
         self._open: dict[int, _OpenPart] = {}
         self._calls: dict[str, int] = {}
@@ -110,6 +115,10 @@ class ResponseFold:
     def _raw(self, event: RawChunk) -> None:
         if event.part is not None:
             self._close(self.next_index if event.index is None else event.index, event.part)
+
+    def _retrying(self, event: Retrying) -> None:
+        if event.error.reason == "output_invalid":  # of all retries the one that comes after content
+            self._begin()
 
     def _started(self, event: MessageStarted) -> None:
         self.started = event
@@ -172,6 +181,7 @@ _TAKERS: Final[dict[type[Any], Callable[[ResponseFold, Any], None]]] = {
     ToolCallStarted: ResponseFold._call_started,
     ToolCallCompleted: ResponseFold._call_completed,
     RawChunk: ResponseFold._raw,
+    Retrying: ResponseFold._retrying,
     MessageStarted: ResponseFold._started,
     UsageReported: ResponseFold._usage,
     MessageCompleted: ResponseFold._completed,
@@ -193,7 +203,7 @@ class RunFold:
     """The events of a whole run. `layer` says what `result()` is; `base` is the thread it began with.
 
     Of a run that broke off, the result is `cancelled`, or `error` where it failed; what the last turn
-    had brought is in the last step.
+    had brought is in the last step; where its tools were running, so are their results, and it counts.
     """
 
     def __init__(
@@ -208,6 +218,7 @@ class RunFold:
         self.chat: ChatResult | None = None
         self.error: ErrorInfo | None = None
         self._in_turn = False
+        self._in_tools = False
 
     def add(self, event: Event) -> None:
         kind = type(event)
@@ -216,12 +227,18 @@ class RunFold:
             self.turn._text(event)  # type: ignore[arg-type]
             return
         take = _TAKERS.get(kind)
-        if take is not None:
-            self._in_turn = True
+        if kind is StreamFailed:
+            self.error = event.error  # type: ignore[union-attr]
+            self._in_turn = self._in_turn or event.error.phase != "output"  # type: ignore[union-attr]
+            if not self._tools_ran:
+                self.turn.add(event)
+        elif take is not None:
+            self._in_turn = self._in_turn or kind is not Retrying
             take(self.turn, event)
-            if kind is StreamFailed:
-                self.error = event.error  # type: ignore[union-attr]
+        elif kind is ToolExecutionStarted:
+            self._in_tools = True
         elif kind is ToolResultEncoded:
+            self._in_tools = True
             self.tool_messages.append(event.message)  # type: ignore[union-attr]
         elif kind is StepCompleted:
             self.steps.append(event.result)  # type: ignore[union-attr, arg-type]
@@ -234,7 +251,7 @@ class RunFold:
     def _next_turn(self) -> None:
         self.turn = ResponseFold()
         self.tool_messages = []
-        self._in_turn = False
+        self._in_turn = self._in_tools = False
 
     @property
     def complete(self) -> bool:
@@ -252,9 +269,18 @@ class RunFold:
             return self.steps[-1] if self.steps else self._broken_step(base=self.base)
         return self.turn.response
 
+    @property
+    def _tools_ran(self) -> bool:
+        """Whether the model's turn was over and its tools were running: then what it said stands."""
+        return self._in_tools and self.turn.ended is not None
+
     def _broken_step(self, base: Thread | None = None) -> StepResult:
-        results = tuple(self.tool_messages)
-        return StepResult(response=self.turn.response, tool_results=results, done=True, base=base)
+        response, metadata = self.turn.response, {}
+        if self.error is not None and self._tools_ran:
+            response, metadata = replace(response, error=self.error), {"halted_reason": "error"}
+        place = {call.id: position for position, call in enumerate(response.tool_calls)}
+        results = tuple(sorted(self.tool_messages, key=lambda m: place.get(m.tool_call_id or "", -1)))
+        return StepResult(response=response, tool_results=results, done=True, base=base, metadata=metadata)
 
     def _broken_chat(self) -> ChatResult:
         steps = self.steps if not self._in_turn else [*self.steps, self._broken_step()]
@@ -282,7 +308,7 @@ def fold(events: Iterable[Event], base: Thread | None = None) -> Result:
     for event in events:
         state.add(event)
     if state.chat is None:
-        if not state.steps and not state.tool_messages:
+        if not state.steps and not state._in_tools:
             state.layer = "response"
         elif len(state.steps) <= 1 and not state._in_turn:
             state.layer = "step"

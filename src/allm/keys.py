@@ -69,9 +69,12 @@ def configure_keys(
 
 
 class KeyRing:
-    """The levels as one call sees them, the call's own first. Held by drivers only."""
+    """The levels as one call sees them, the call's own first. Held by drivers only.
 
-    __slots__ = ("_explicit", "trusted")
+    `fallbacks` are the rings of the plan's fallbacks, in their order: no key goes to another provider.
+    """
+
+    __slots__ = ("_explicit", "fallbacks", "trusted")
 
     def __init__(self, explicit: Any = UNSET, *, trusted: bool = True) -> None:
         if explicit is not UNSET and (explicit is None or explicit == ""):
@@ -82,6 +85,7 @@ class KeyRing:
             raise ConfigurationError("api_key= takes a string or a callable (provider, origin) -> key")
         self._explicit = explicit
         self.trusted = trusted
+        self.fallbacks: tuple[KeyRing, ...] = ()
 
     def __repr__(self) -> str:
         return "KeyRing(...)"

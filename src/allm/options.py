@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from allm.data.content import ToolCall
 from allm.data.events import Event
@@ -13,6 +13,9 @@ from allm.errors import UnknownOptionError
 from allm.limits import Limits, Timeouts
 from allm.retry import RetryPolicy
 
+if TYPE_CHECKING:
+    from allm.budget import Budget
+
 ToolErrorPolicy = Literal["continue", "halt"] | Callable[[ToolCall, ErrorInfo], Any]
 
 
@@ -21,8 +24,12 @@ class CallOptions(TypedDict, total=False):
 
     Sent to the model: `model` to `options`. `on_unsupported`: what the model cannot take is adapted with
     a warning, refused, or passed on. `orphans`: calls without a result are answered or refused. The
-    loop: `mode` (`auto`, `manual`), `max_turns` (8), `halt_when(step) -> bool`, the tools' policies. The
-    view: `emit_*`, `include_raw_chunks`, `on_event`.
+    loop: `mode` (`auto`, `manual`), `max_turns` (8), `halt_when(step) -> bool`, the tools' policies,
+    `middleware` (after the engine's; see `allm.middleware`), `fallbacks` (engines or `provider:model`, asked
+    where the first fails before its first content; see `allm.loops.fallbacks`), `budget` (`allm.Budget`). The
+    structured answer: `output_retries` (0) corrections, `structured_finalize` in a pass of its own, asked for
+    with `structured_finalize_nudge`; see `allm.loops.structured`. The view: `emit_*`, `include_raw_chunks`,
+    `on_event`.
     """
 
     model: Any
@@ -46,12 +53,18 @@ class CallOptions(TypedDict, total=False):
     orphans: Literal["answer", "refuse"]
     mode: Literal["auto", "manual"]
     max_turns: int
+    structured_finalize: bool | None
+    structured_finalize_nudge: str | None
+    output_retries: int
     halt_when: Callable[[StepResult], bool]
     on_tool_error: ToolErrorPolicy
     tool_timeout: float | None
     max_concurrency: int | None
     tool_executor: Any
     tool_result_encoder: Any
+    middleware: Iterable[Any]
+    fallbacks: Iterable[Any] | None
+    budget: Budget | None
     context: Mapping[str, Any]
     session_id: str | None
     request_id: str | None
@@ -76,7 +89,8 @@ REQUEST_FIELDS = (
 
 LOOP_PARAMS = (
     "on_unsupported", "orphans", "mode", "max_turns", "on_tool_error", "tool_timeout", "max_concurrency",
-    "emit_text_deltas", "emit_tool_deltas", "include_raw_chunks", "raise_on_error",
+    "emit_text_deltas", "emit_tool_deltas", "include_raw_chunks", "raise_on_error", "structured_finalize",
+    "structured_finalize_nudge", "output_retries",
 )  # fmt: skip
 """The options of the loop that engine `params` and application defaults may hold."""
 

@@ -30,7 +30,7 @@ R = TypeVar("R")
 RESERVED_REASONS: Final = frozenset(
     {
         "completed", "manual_tool_calls", "ask_user", "tool_error", "max_turns", "halt_when", "error",
-        "cancelled",
+        "cancelled", "refused", "budget",
     }
 )  # fmt: skip
 """Words of `ChatResult.halted_reason` that a tool may not use in `Halt`."""
@@ -41,7 +41,14 @@ RESERVED_NAMES: Final = frozenset({"auto", "none", "required"})
 ASK_USER_PLACEHOLDER: Final = "<awaiting user response>"
 
 _NAME_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-_MAX_MESSAGE: Final = 4000  # characters of an exception's text that the model sees
+_MAX_NAME: Final = 64
+_MAX_MESSAGE: Final = 4000  # characters of an error's text that the model sees
+
+MAX_RESULT: Final = 256 * 1024
+"""Bytes of text that the result of a tool may have, unless the tool says otherwise."""
+
+Approval = bool | Callable[[ToolCall], bool]
+"""Whether a call waits for a person's decision: of all calls, or by a function of the call."""
 
 
 class ToolContext(Struct, frozen=True, kw_only=True):
@@ -133,15 +140,23 @@ class Tool(_Value):
     `schema` first. `@tool` makes one from a function with ordinary parameters.
 
     `timeout` is seconds. `on_interrupted` says what happens to a call of which nobody knows whether
-    it ran: `"report"` to the model or `"retry"`. `isolation="process"` needs an importable handler.
+    it ran: `"report"` to the model or `"retry"`. `isolation="process"` runs each call in a process of
+    its own that is killed when its time is up: the handler must be importable, arguments and result
+    must pickle, the context has no engine, and starting the process counts as time.
+    `requires_approval` lets calls wait for a decision (`allm.approve`, `allm.deny`): all, or those for
+    which a function of the call says so. `max_result` is bytes of text; a larger result is a failure
+    that the model is told of.
+
     Raises `ValidationError` with every wrong argument, `ConfigurationError` for the handler.
     """
 
-    __slots__ = ("_takes_context", "handler", "isolation", "spec")
+    __slots__ = ("_takes_context", "handler", "isolation", "max_result", "requires_approval", "spec")
     __match_args__ = ("spec", "handler")
     spec: ToolSpec
     handler: Callable[..., Any] | None
     isolation: str
+    requires_approval: Approval
+    max_result: int
     _takes_context: bool
 
     def __init__(
@@ -156,11 +171,18 @@ class Tool(_Value):
         strict: bool | None = None,
         on_interrupted: str = "report",
         isolation: str = "thread",
+        requires_approval: Approval = False,
+        max_result: int = MAX_RESULT,
         metadata: dict[str, Any] | None = None,
         examples: Sequence[str] = (),
     ) -> None:
         schema = {"type": "object", "properties": {}} if schema is None else schema
-        _checked(name, description, schema, timeout, on_interrupted, isolation)
+        found = [
+            *_spec_problems(name, description, schema, timeout, on_interrupted),
+            *_policy_problems(manual, isolation, requires_approval, max_result),
+        ]
+        if found:
+            raise ValidationError.of("invalid tool", *found)
         if handler is not None:
             _check_handler(handler, isolation)
         spec = ToolSpec(
@@ -173,23 +195,27 @@ class Tool(_Value):
             on_interrupted=on_interrupted,
             examples=tuple(examples),
             handler=reference(handler),
-            metadata=metadata or {},
+            metadata={**(metadata or {}), **({_APPROVAL_MARK: True} if requires_approval else {})},
         )
-        self._fill(spec, handler, isolation)
+        self._fill(spec, handler, _Policies(isolation, requires_approval, max_result))
 
     @classmethod
     def from_spec(cls, spec: ToolSpec, handler: Callable[..., Any] | None = None) -> Tool:
-        """The tool of a loaded specification, which is kept as it is; nothing is imported."""
+        """The tool of a loaded specification, which is kept as it is; nothing is imported.
+
+        Where some calls needed approval, all do now: the function that told them apart is not data.
+        """
         made = Tool.__new__(Tool)
         if handler is not None:
             _check_handler(handler, "thread")
-        made._fill(spec, handler, "thread")
+        made._fill(spec, handler, _Policies(requires_approval=_APPROVAL_MARK in spec.metadata))
         return made
 
-    def _fill(self, spec: ToolSpec, handler: Callable[..., Any] | None, isolation: str) -> None:
+    def _fill(self, spec: ToolSpec, handler: Callable[..., Any] | None, policies: _Policies) -> None:
         object.__setattr__(self, "spec", spec)
         object.__setattr__(self, "handler", handler)
-        object.__setattr__(self, "isolation", isolation)
+        for name in _Policies.__struct_fields__:
+            object.__setattr__(self, name, getattr(policies, name))
         object.__setattr__(self, "_takes_context", handler is not None and self._wants_context(handler))
 
     def _wants_context(self, handler: Callable[..., Any]) -> bool:
@@ -218,7 +244,11 @@ class Tool(_Value):
     @property
     def is_async(self) -> bool:
         """Whether the handler is an `async def` (or calls one)."""
-        return _is_async(self.handler)
+        return is_async(self.handler)
+
+    @property
+    def _policies(self) -> _Policies:
+        return _Policies(*[getattr(self, name) for name in _Policies.__struct_fields__])
 
     def bind_arguments(self, call: ToolCall) -> dict[str, Any]:
         """The call's arguments, checked; a copy, so that a handler may change them.
@@ -246,7 +276,7 @@ class Tool(_Value):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tool) or type(self) is not type(other):
             return NotImplemented
-        mine, theirs = (self.spec, self.isolation), (other.spec, other.isolation)
+        mine, theirs = (self.spec, self._policies), (other.spec, other._policies)
         return mine == theirs and _same(self.handler, other.handler)
 
     __hash__ = None  # type: ignore[assignment]
@@ -260,10 +290,21 @@ class Tool(_Value):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tool:
         from copy import deepcopy
 
-        return _rebuilt(type(self), deepcopy(self.spec, memo), self.handler, self.isolation, self)
+        return _rebuilt(type(self), deepcopy(self.spec, memo), self.handler, self._policies, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self.spec, _portable(self.handler), self.isolation)
+        return _rebuilt, (type(self), self.spec, _portable(self.handler), self._policies)
+
+
+class _Policies(Struct, frozen=True):
+    """How a tool is run: what of it is no part of the specification."""
+
+    isolation: str = "thread"
+    requires_approval: Approval = False
+    max_result: int = MAX_RESULT
+
+
+_APPROVAL_MARK: Final = "requires_approval"  # in the metadata of a specification, so that loading keeps it
 
 
 class FunctionTool(Tool, Generic[P, R]):
@@ -304,7 +345,7 @@ class FunctionTool(Tool, Generic[P, R]):
         if receiver is None or self.handler is None:
             return self
         made: FunctionTool[Any, Any] = FunctionTool.__new__(FunctionTool)
-        made._fill(self.spec, MethodType(self.handler, receiver), self.isolation)
+        made._fill(self.spec, MethodType(self.handler, receiver), self._policies)
         made._describe(self._parameters, self._receiver)
         return made
 
@@ -342,7 +383,7 @@ class FunctionTool(Tool, Generic[P, R]):
 
     def _prepared(self, call: ToolCall, context: ToolContext) -> Callable[[], Any]:
         assert self.handler is not None
-        if self._receiver == "self" and not isinstance(self.handler, MethodType):
+        if needs_instance(self):
             raise ConfigurationError(f"the tool {self.name!r} is a method: pass it from an instance")
         keywords = self.bind_arguments(call)
         for parameter in self._parameters:
@@ -385,6 +426,8 @@ def tool(
     strict: bool | None = None,
     on_interrupted: str = "report",
     isolation: str = "thread",
+    requires_approval: Approval = False,
+    max_result: int = MAX_RESULT,
     metadata: dict[str, Any] | None = None,
     examples: Sequence[str] = (),
 ) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
@@ -423,14 +466,14 @@ def _from_function(given: Any, local: dict[str, Any], options: dict[str, Any]) -
     if base.isolation == "process":
         _check_importable(function, receiver)
     spec = msgspec.structs.replace(base.spec, handler=None if receiver else reference(function))
-    return _function_tool(spec, function, base.isolation, parameters, receiver)
+    return _function_tool(spec, function, base._policies, parameters, receiver)
 
 
 def _function_tool(
-    spec: ToolSpec, handler: Any, isolation: str, parameters: tuple[_Parameter, ...], receiver: str
+    spec: ToolSpec, handler: Any, policies: _Policies, parameters: tuple[_Parameter, ...], receiver: str
 ) -> FunctionTool[Any, Any]:
     made: FunctionTool[Any, Any] = FunctionTool.__new__(FunctionTool)
-    made._fill(spec, handler, isolation)
+    made._fill(spec, handler, policies)
     made._describe(parameters, receiver)
     return made
 
@@ -464,7 +507,7 @@ def from_object(obj: Any) -> list[Tool]:
         names.update(dict.fromkeys(getattr(obj, "__dict__", ())))
         held = [getattr(obj, name) for name in names if _holds_tool(obj, owner, name)]
         found = [value for value in held if isinstance(value, Tool)]
-        usable = [value for value in found if not _needs_instance(value)]
+        usable = [value for value in found if not needs_instance(value)]
         if found and not usable:
             raise ConfigurationError(f"the tools of {owner.__name__} are methods: pass an instance")
         found = usable
@@ -479,7 +522,8 @@ def _holds_tool(obj: Any, owner: type, name: str) -> bool:
     return isinstance(getattr(static, "__func__", static), Tool)
 
 
-def _needs_instance(value: Tool) -> bool:
+def needs_instance(value: Tool) -> bool:
+    """Whether it is the tool of a method that was taken from the class."""
     unbound = not isinstance(value.handler, MethodType)
     return isinstance(value, FunctionTool) and value._receiver == "self" and unbound
 
@@ -492,25 +536,58 @@ def reference(handler: Any) -> str | None:
     return None if "<" in name else f"{module}:{name}"
 
 
-def _checked(
-    name: Any, description: Any, schema: Any, timeout: Any, on_interrupted: Any, isolation: Any
-) -> None:
-    found = [*_name_problems(name)]
+def importable_name(handler: Any) -> str | None:
+    """The `reference` under which another process finds this very handler, or the tool made of it."""
+    name = reference(handler)
+    if name is None:
+        return None
+    module, _, path = name.partition(":")
+    found = _walk(sys.modules.get(module), path)
+    return name if (found.handler if isinstance(found, Tool) else found) is handler else None
+
+
+def imported(name: str) -> Callable[..., Any]:
+    """The handler of an `importable_name`."""
+    from importlib import import_module
+
+    module, _, path = name.partition(":")
+    found: Any = _walk(import_module(module), path)
+    handler: Any = found.handler if isinstance(found, Tool) else found
+    return handler  # type: ignore[no-any-return]
+
+
+def _spec_problems(
+    name: Any, description: Any, schema: Any, timeout: Any, on_interrupted: Any
+) -> Iterator[tuple[str, str]]:
+    yield from _name_problems(name)
     if not isinstance(description, str):
-        found.append(("description", "not_a_string"))
+        yield "description", "not_a_string"
     if not isinstance(schema, dict):
-        found.append(("schema", "not_a_map"))
+        yield "schema", "not_a_map"
     elif schema.get("type", "object") != "object":
-        found.append(("schema", "type_must_be_object"))
+        yield "schema", "type_must_be_object"
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if timeout is not None and not (number and 0 < timeout < float("inf")):
-        found.append(("timeout", "must_be_positive"))
+        yield "timeout", "must_be_positive"
     if on_interrupted not in ("report", "retry"):
-        found.append(("on_interrupted", "must_be_report_or_retry"))
+        yield "on_interrupted", "must_be_report_or_retry"
+
+
+def _policy_problems(
+    manual: Any, isolation: Any, requires_approval: Any, max_result: Any
+) -> Iterator[tuple[str, str]]:
+    if type(manual) is not bool:
+        yield "manual", "must_be_a_boolean"
     if isolation not in ("thread", "process"):
-        found.append(("isolation", "must_be_thread_or_process"))
-    if found:
-        raise ValidationError.of("invalid tool", *found)
+        yield "isolation", "must_be_thread_or_process"
+    if not (isinstance(requires_approval, bool) or callable(requires_approval)):
+        yield "requires_approval", "must_be_a_boolean_or_a_function"
+    elif is_async(requires_approval):
+        yield "requires_approval", "must_not_be_async"
+    elif manual and requires_approval:
+        yield "requires_approval", "a_manual_tool_is_run_by_the_caller"
+    if isinstance(max_result, bool) or not isinstance(max_result, int) or max_result < 1:
+        yield "max_result", "must_be_positive"
 
 
 def _name_problems(name: Any) -> Iterator[tuple[str, str]]:
@@ -518,7 +595,7 @@ def _name_problems(name: Any) -> Iterator[tuple[str, str]]:
         yield "name", "empty"
     elif name in RESERVED_NAMES:
         yield "name", "reserved_tool_name"
-    elif len(name) > 64 or not _NAME_LETTERS.issuperset(name):
+    elif len(name) > _MAX_NAME or not _NAME_LETTERS.issuperset(name):
         yield "name", "invalid_format"
 
 
@@ -531,6 +608,10 @@ def _check_handler(handler: Any, isolation: str) -> None:
         raise ConfigurationError(f"the handler {handler!r} cannot be called")
     if isolation == "process":
         _check_importable(handler, "")
+        if importable_name(handler) is None:
+            raise ConfigurationError(
+                f"isolation='process': {reference(handler)} leads to something else than {handler!r}"
+            )
 
 
 def _check_importable(handler: Any, receiver: str) -> None:
@@ -570,7 +651,8 @@ def _is_context(annotation: Any) -> bool:
     return annotation is ToolContext
 
 
-def _is_async(handler: Any) -> bool:
+def is_async(handler: Any) -> bool:
+    """Whether calling `handler` gives an awaitable, as far as can be known without calling it."""
     while isinstance(handler, partial | MethodType):
         handler = handler.func if isinstance(handler, partial) else handler.__func__
     if isinstance(handler, Tool):
@@ -828,7 +910,7 @@ def _walk(found: Any, path: str) -> Any:
 
 
 def _rebuilt(
-    kind: type[Tool], spec: ToolSpec, handler: Any, isolation: str, twin: Tool | None = None
+    kind: type[Tool], spec: ToolSpec, handler: Any, policies: _Policies, twin: Tool | None = None
 ) -> Tool:
     if isinstance(handler, str):
         from importlib import import_module
@@ -842,12 +924,12 @@ def _rebuilt(
         twin, handler = handler, handler.handler
     if not issubclass(kind, FunctionTool):
         made = Tool.__new__(Tool)
-        made._fill(spec, handler, isolation)
+        made._fill(spec, handler, policies)
         return made
     if isinstance(twin, FunctionTool):
-        return _function_tool(spec, handler, isolation, twin._parameters, twin._receiver)
+        return _function_tool(spec, handler, policies, twin._parameters, twin._receiver)
     function, receiver = _unwrapped(handler)
-    return _function_tool(spec, handler, isolation, _parameters_of(function, {}, receiver), receiver)
+    return _function_tool(spec, handler, policies, _parameters_of(function, {}, receiver), receiver)
 
 
 # Running
@@ -929,8 +1011,8 @@ def timed_out(tool_name: str, call: ToolCall, seconds: float) -> ErrorInfo:
 
 def unknown_tool(call: ToolCall, names: Sequence[str]) -> ErrorInfo:
     """The failure of a call to a tool that does not exist; `names` are those that do."""
-    known = ", ".join(names) or "none"
-    return _failure(call.name, call, "not_found", f"there is no tool {call.name!r}; the tools are: {known}")
+    known, name = ", ".join(names) or "none", call.name[:_MAX_NAME]
+    return _failure(name, call, "not_found", f"there is no tool {name!r}; the tools are: {known}")
 
 
 def error_message(call: ToolCall, info: ErrorInfo) -> Message:
@@ -956,13 +1038,14 @@ def _sendable(text: str) -> str:
 # Results
 
 Content = str | tuple[Part, ...]
+_BYTES: Final = (bytes, bytearray, memoryview)  # as text in base64 they would say nothing to a model
 _RESULT_PARTS: Final = (TextPart, ImagePart, AudioPart, FilePart, OpaquePart)
 
 
 def encode_result(value: Any) -> Content:
     """A handler's return as content: text as it is, images and parts as parts, all else as JSON.
 
-    Raises `ToolError` with code `encoding_failed` for what JSON cannot hold.
+    Raises `ToolError` with code `encoding_failed` for what JSON cannot hold: bytes, NaN, cycles, objects.
     """
     if isinstance(value, str):
         return _sendable(value)
@@ -989,31 +1072,19 @@ def _as_parts(value: Any) -> tuple[Part, ...]:
 
 
 def _json(value: Any) -> str:
+    import json
+
+    def dumped(plain: Any, ascii: bool) -> str:
+        return json.dumps(plain, allow_nan=False, ensure_ascii=ascii, separators=(",", ":"))
+
     try:
         if callable(dump := getattr(value, "model_dump_json", None)) and not isinstance(value, type):
             return str(dump())
-        return msgspec.json.encode(value, enc_hook=_plain).decode()
-    except UnicodeError:
-        return _escaped(value)
+        plain = msgspec.to_builtins(value, str_keys=True, builtin_types=_BYTES, enc_hook=_plain)
+        text = dumped(plain, ascii=False)
+        return text if text == _sendable(text) else dumped(plain, ascii=True)
     except Exception as error:  # the value's own code may raise anything
         raise _not_encodable(value, error) from error
-
-
-def _escaped(value: Any) -> str:
-    """JSON of text with lone surrogates, which only escapes can hold."""
-    import json
-
-    try:
-        return json.dumps(value, default=_builtin, separators=(",", ":"))
-    except Exception as error:
-        raise _not_encodable(value, error) from error
-
-
-def _builtin(value: Any) -> Any:
-    try:
-        return msgspec.to_builtins(value, enc_hook=_plain)
-    except UnicodeError:
-        return str(value)
 
 
 def _not_encodable(value: Any, error: BaseException) -> ToolError:
@@ -1061,8 +1132,10 @@ def outcome(
         if isinstance(value, Halt):
             return _halted(tool, call, value, encoder)
         if hasattr(value, "__await__"):
+            getattr(value, "close", _nothing)()  # a coroutine that nobody awaits would warn
             raise ToolError(_failure(tool.name, call, "invalid_return", "the handler returned an awaitable"))
-        return Outcome(message=Message("tool", _encoded(value, encoder), tool_call_id=call.id))
+        content = _within(tool, call, _encoded(value, encoder))
+        return Outcome(message=Message("tool", content, tool_call_id=call.id))
     except Exception as error:  # the encoder is the user's
         info = failed(tool.name, call, error)
         if not isinstance(error, ToolError):
@@ -1075,7 +1148,7 @@ def _halted(tool: Tool, call: ToolCall, halt: Halt, encoder: Callable[[Any], Con
     if not isinstance(reason, str) or not reason or reason in RESERVED_REASONS:
         why = f"Halt cannot have the reason {reason!r}: the word is reserved or empty"
         raise ToolError(_failure(tool.name, call, "invalid_return", why, reserved_halt=str(reason)))
-    content = _encoded(halt.value, encoder)
+    content = _within(tool, call, _encoded(halt.value, encoder))
     message = Message("tool", content, tool_call_id=call.id)
     return Outcome(message=message, halt_reason=halt.reason, halt_value=_halt_data(halt.value, content))
 
@@ -1085,9 +1158,25 @@ def _halt_data(value: Any, content: Content) -> Any:
     if not isinstance(content, str):
         return msgspec.to_builtins(content)
     try:
-        return content if isinstance(value, str) else msgspec.json.decode(_json(value))
-    except (ToolError, msgspec.DecodeError):
+        return content if isinstance(value, str) else json_value(msgspec.json.decode(_json(value)))
+    except (ToolError, ValidationError, msgspec.DecodeError):
         return content
+
+
+def _within(tool: Tool, call: ToolCall, content: Content) -> Content:
+    """The content, unless it has more text than the tool may return."""
+    texts = [content] if isinstance(content, str) else [p.text for p in content if type(p) is TextPart]
+    size = sum(len(text.encode()) for text in texts)
+    if size <= tool.max_result:
+        return content
+    message = (
+        f"the result of {tool.name} has {size} bytes, more than the {tool.max_result} that it may have; "
+        "ask for less"
+    )
+    raise ToolError(_failure(tool.name, call, "result_too_large", message, size=size))
+
+
+def _nothing() -> None: ...
 
 
 def _encoded(value: Any, encoder: Callable[[Any], Content]) -> Content:

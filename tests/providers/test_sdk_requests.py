@@ -193,7 +193,7 @@ REFUSALS = {
         "prefill_refused",
         "audio_refused",
     },
-    "generate": set[str](),
+    "generate": {"tools_refused_with_schema"},
 }
 
 

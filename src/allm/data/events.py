@@ -135,7 +135,10 @@ class ChatCompleted(_Holder, frozen=True, tag="chat_completed"):
 
 
 class Retrying(_Holder, frozen=True, tag="retrying"):
-    """Attempt `attempt` failed; the next one starts after `delay` seconds."""
+    """Attempt `attempt` failed; the next one starts after `delay` seconds.
+
+    Where the reason is `output_invalid` the answer had come, and did not fit: what came of it is void.
+    """
 
     attempt: int
     delay: float

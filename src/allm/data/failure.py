@@ -26,7 +26,8 @@ class ErrorInfo(Data, frozen=True, kw_only=True):
 
     `reason` is one of `REASONS`; `message` is readable and never holds a key, a header or a raw
     body. `delay`-like fields are seconds. `phase` says how far the call had come: `connect`,
-    `response` (headers awaited), `stream` (bytes were arriving), `tool`, `input`.
+    `response` (headers awaited), `stream` (bytes were arriving), `output` (the answer was complete),
+    `tool`, `input`.
     """
 
     reason: str

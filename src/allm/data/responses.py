@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-import msgspec
+from collections.abc import Iterable
+from typing import Any, TypeVar, overload
 
 from allm.data import Data
 from allm.data.content import ToolCall
@@ -95,33 +94,62 @@ class Response(Data, frozen=True, kw_only=True):
     def tool_calls(self) -> tuple[ToolCall, ...]:
         return self.message.tool_calls
 
-    def parse(self, type: type[T]) -> T:
+    @overload
+    def parse(self, type: type[T]) -> T: ...
+    @overload
+    def parse(self, type: Any) -> Any: ...
+    def parse(self, type: Any) -> Any:
         """The JSON answer as `type`: msgspec Struct, dataclass, TypedDict, list, union, pydantic model.
 
-        Raises `OutputError` that holds the text, the path and the reason.
+        Beside JSON alone, one block between fences is taken, with words around it. Raises `OutputError` that
+        holds the text, the paths and the reasons, with this response as `.partial`.
         """
-        text = self.output_text
+        from allm.schemas import answer_value, convert
+
         try:
-            model: Any = type
-            if hasattr(model, "model_validate_json"):
-                value: T = model.model_validate_json(text)
-                return value
-            return msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=type)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            shown = text if len(text) <= 2000 else text[:2000] + "..."
-            raise OutputError(
-                ErrorInfo(reason="output_invalid", message=f"{error}; the text was: {shown}"), self
-            ) from error
+            return convert(answer_value(self.output_text, self.metadata.get("output_root")), type)
+        except ValidationError as error:
+            raise output_error(self, error.errors) from error
+
+
+_SHOWN = 2000  # characters of an answer that a message quotes
+
+
+def output_error(response: Response, problems: Iterable[tuple[str, str]]) -> OutputError:
+    """The error of an answer that does not fit: its problems, its text in `info.extra["text"]`."""
+    problems, text = tuple(problems), response.output_text
+    why = "the answer does not fit"
+    if response.refusal:
+        why = f"the model refused ({response.refusal})"
+    elif response.finish_reason not in ("stop", None):
+        why = f"the answer ended with {response.finish_reason!r} and does not fit"
+    if response.finish_reason == "length":
+        why = "the answer was cut (max_tokens allows more) and does not fit"
+    listed = "; ".join([f"{path or 'answer'}: {reason}" for path, reason in problems])
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    info = ErrorInfo(
+        reason="output_invalid",
+        message=f"{why}: {listed}; the text was: {shown}",
+        provider=response.provider,
+        model=response.model,
+        request_id=response.request_id,
+        phase="output",
+        problems=problems,
+        extra={"text": text},
+    )
+    return OutputError(info, response)
 
 
 class StepResult(Data, frozen=True, kw_only=True, tag="step_result"):
     """One round trip and the tools it ran. Stores only its own messages.
 
     `done` is false where the model should be asked again. `halt` is the word that ended the loop in
-    this step, if any; `base` is the thread before the step, set on the result of `step` only.
+    this step, if any; `base` is the thread before the step, set on the result of `step` only. `asked` is
+    what the loop itself said to the model first: a correction, or the nudge of a second pass.
     """
 
     response: Response
+    asked: tuple[Message, ...] = ()
     tool_results: tuple[Message, ...] = ()
     done: bool = False
     base: Thread | None = None
@@ -130,14 +158,14 @@ class StepResult(Data, frozen=True, kw_only=True, tag="step_result"):
 
     def __post_init__(self) -> None:
         normalise(self, "metadata", "extra")
-        tupled(self, "tool_results")
+        tupled(self, "asked", "tool_results")
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """What this step adds to the thread: nothing where the model's turn broke off."""
         if self.response.finish_reason in ("error", "cancelled"):
             return ()
-        return (self.response.message, *self.tool_results)
+        return (*self.asked, self.response.message, *self.tool_results)
 
     @property
     def text(self) -> str:
@@ -205,6 +233,10 @@ class ChatResult(Data, frozen=True, kw_only=True, tag="chat_result"):
             total = total.plus(step.response.usage)
         return total
 
-    def parse(self, type: type[T]) -> T:
+    @overload
+    def parse(self, type: type[T]) -> T: ...
+    @overload
+    def parse(self, type: Any) -> Any: ...
+    def parse(self, type: Any) -> Any:
         """The final answer as `type`; see `Response.parse`."""
         return (self.final_response or Response()).parse(type)

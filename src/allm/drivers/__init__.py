@@ -41,7 +41,7 @@ def _load(thread: Thread) -> Thread:
 
 def run(make: Callable[..., S], layer: str, engine: Engine, input: Any, options: Mapping[str, Any]) -> S:
     """A stream (`make` is its class) over a stateless verb; mistakes of the caller raise here."""
-    plan, ring = make_plan(engine, input, options, load=_load)
+    plan, ring = make_plan(engine, input, options, load=_load, layer=layer)
     return make(plan, ring, start, layer, _itself)
 
 
@@ -62,6 +62,7 @@ def session_run(
         session_id=ready.id,
         revision=ready.revision,
         load=_load,
+        layer=layer,
     )
 
     def finish(result: Any) -> SessionTurn:

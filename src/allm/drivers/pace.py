@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from msgspec.structs import replace
+
 from allm.data.failure import ErrorInfo
 from allm.errors import AllmError, raised
 from allm.limits import Timeouts
@@ -25,13 +27,15 @@ class Pace:
         self._waiting: float | None = None
         self._which = "first_event"
 
-    def opening(self, timeouts: Timeouts) -> None:
-        """A request is about to be sent."""
+    def opening(self, timeouts: Timeouts) -> Timeouts:
+        """A request is about to be sent; gives its deadlines, none of them after the run's own."""
+        run = self.run_remaining()
         now = time.monotonic()
         self._timeouts = timeouts
         self._request = _after(now, timeouts.request)
         self._waiting = _after(now, timeouts.first_event)
         self._which = "first_event"
+        return timeouts if run is None else replace(timeouts, request=least(timeouts.request, run))
 
     def remaining(self, progress: bool) -> float | None:
         """Seconds for the next read; `progress` says that the last one made an event. Raises when over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from allm.data.events import Event, RawChunk, StreamFailed, TextCompleted, TextDelta, ToolCallDelta
 from allm.errors import AllmError, CancelledError, ConfigurationError, raised
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # loaded at the first event, so that building a stream stays 
     from allm.loops.effects import Loop
 
 R = TypeVar("R")
+T = TypeVar("T")
 Start = Callable[[Plan, "RunFold"], "Loop[None]"]
 
 
@@ -84,6 +85,26 @@ class _Run(Generic[R]):
         self._failure = self._failure or error
         return error
 
+    def _partial_answer(self, type: Any) -> Any:
+        """The answer as it grows; it begins with what the stream has already given of it."""
+        if self._plan.media is not None:
+            raise ConfigurationError("partial() is for the verbs that give an answer in text")
+        from allm.partial import PartialAnswer
+
+        output = self._plan.output
+        answer = PartialAnswer(type, output.root if output else None, bool(output and output.finalize))
+        answer.feed(self._fold.turn.message.text)
+        return answer
+
+    def _answers(self, type: Any) -> list[Any]:
+        """The finished answer. A run that failed raises, or has none where it is not to raise."""
+        self._outcome()
+        if self._fold.error is not None:
+            return []
+        result = self._fold.result()
+        response = getattr(result, "final_response", None) or getattr(result, "response", result)
+        return [response.parse(type)]
+
     def _outcome(self) -> R:
         if self._failure is not None:
             raise self._failure
@@ -110,9 +131,10 @@ def _log_once(observer: Any) -> None:
 class Stream(_Run[R], Iterator[Event]):
     """Events of a run, blocking. Nothing is sent before the first event is asked for.
 
-    `with allm.stream(engine, "Hi") as s: for event in s: ...`; `.text()` gives only the text,
-    `.result()` reads the rest and returns the folded value. Leaving the `with`, `close()` and garbage
-    collection close the connection and stop the tools; `cancel()` does it from another thread.
+    `with allm.stream(engine, "Hi") as s: for event in s: ...`; `.text()` gives only the text, `.partial(T)`
+    the structured answer as it grows, `.result()` reads the rest and returns the folded value. Leaving the
+    `with`, `close()` and garbage collection close the connection and stop the tools; `cancel()` does it from
+    another thread.
     """
 
     _ports: Any = None
@@ -185,6 +207,32 @@ class Stream(_Run[R], Iterator[Event]):
                 yield event.text
         if self._failure is not None:
             raise self._failure
+
+    @overload
+    def partial(self, type: type[T]) -> Iterator[T]: ...
+    @overload
+    def partial(self, type: Any) -> Iterator[Any]: ...
+    def partial(self, type: Any) -> Iterator[Any]:
+        """The structured answer as it grows, then whole: `for person in stream.partial(Person)`.
+
+        Each value is a snapshot, at a cost that does not grow with the answer. What is an object of a class
+        has the class's fields as attributes, `None` while they have not come; maps and lists are read as
+        such. A field that has come stays, a list gets longer, a string goes on; numbers, dates, enums and
+        literals come when they are complete. An answer that is asked for again begins anew. The last value
+        is the finished answer, a real `type`, the same as of `parse`; raises what the run or `parse` raises.
+        """
+        from allm.partial import MISSING
+
+        answer = self._partial_answer(type)
+        while not self._ended:
+            try:
+                event = self._advance()
+            except StopIteration:
+                break
+            value = answer.take(event)
+            if value is not MISSING:
+                yield value
+        yield from self._answers(type)
 
     def result(self) -> R:
         """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
@@ -330,6 +378,14 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
         if self._failure is not None:
             raise self._failure
 
+    @overload
+    def partial(self, type: type[T]) -> AsyncIterator[T]: ...
+    @overload
+    def partial(self, type: Any) -> AsyncIterator[Any]: ...
+    def partial(self, type: Any) -> AsyncIterator[Any]:
+        """The structured answer as it grows, then whole; see `Stream.partial`."""
+        return _PartialValues(self, type)
+
     async def result(self) -> R:
         """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
         while not self._ended:
@@ -360,3 +416,30 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
         if ports is not None and ports is not _CLOSED:
             self._loop.close()
             ports.dropped()
+
+
+class _PartialValues(AsyncIterator[Any]):
+    """What `AsyncStream.partial` gives. No generator: one that is left in the middle troubles trio."""
+
+    def __init__(self, stream: AsyncStream[Any], type: Any) -> None:
+        self._stream = stream
+        self._type = type
+        self._ends: list[Any] | None = None
+
+    @cached_property
+    def _answer(self) -> Any:
+        return self._stream._partial_answer(self._type)
+
+    async def __anext__(self) -> Any:
+        from allm.partial import MISSING
+
+        stream, answer = self._stream, self._answer
+        while not stream._ended:
+            event = await stream._advance()
+            if event is not None and (value := answer.take(event)) is not MISSING:
+                return value
+        if self._ends is None:
+            self._ends = stream._answers(self._type)
+        if not self._ends:
+            raise StopAsyncIteration
+        return self._ends.pop()

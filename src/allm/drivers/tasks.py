@@ -17,14 +17,16 @@ from msgspec.structs import replace
 
 from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, least
-from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed
-from allm.drivers.toolwork import ToolWork, awaited, start_thread
+from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed, routed
+from allm.drivers.toolwork import ToolWork, awaited, start_beside
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.keys import KeyRing
 from allm.loops.effects import (
+    CallHook,
     CloseBody,
     Draw,
     Effect,
+    Elapsed,
     Loop,
     NewId,
     NextEvents,
@@ -55,6 +57,7 @@ class TaskPorts:
         self.ring = ring
         self.kit = kit
         self.pace = Pace(plan.timeouts)
+        self.began = time.monotonic()
         self.stopped = threading.Event()
         self.body: AsyncBody | None = None
         self.interrupt: Callable[[], None] = _nothing
@@ -75,14 +78,15 @@ class TaskPorts:
 
     async def _open_http(self, effect: OpenHttp) -> HttpHead:
         await self._close_body(None)
-        self.pace.opening(effect.timeouts)
-        request = keyed(self.plan, effect.request)
-        key = key_header(self.ring, request)
+        timeouts = self.pace.opening(effect.timeouts)
+        plan, ring = routed(self.plan, self.ring, effect.route)
+        request = keyed(plan, effect.request)
+        key = key_header(ring, request)
         if key is not None and isawaitable(key[1]):
             key = (key[0], await key[1])
         header = finished_key(request, key)
         opened = await self.kit.interruptible(
-            lambda: self._transport().open(request, effect.timeouts, header), self._opening
+            lambda: self._transport(plan).open(request, timeouts, header), self._opening
         )
         if opened is None:
             raise CancelledError("the stream was cancelled")
@@ -94,9 +98,9 @@ class TaskPorts:
         if self.stopped.is_set():
             interrupt()
 
-    def _transport(self) -> Any:
+    def _transport(self, plan: Plan) -> Any:
         """The engine's own: an `AsyncTransport`, or what holds one as `awaited`; else the loop's."""
-        chosen = self.plan.engine.transport
+        chosen = plan.engine.transport
         if chosen is None or isinstance(chosen, str):
             from allm.drivers.http import async_transport_for
 
@@ -128,7 +132,8 @@ class TaskPorts:
 
     async def _open_events(self, effect: OpenEvents) -> None:
         adapter, request = effect.adapter, effect.request
-        ctx = replace(effect.ctx, cancelled=self.stopped.is_set, api_key=_adapter_key(self.ring, adapter))
+        _, ring = routed(self.plan, self.ring, effect.route)
+        ctx = replace(effect.ctx, cancelled=self.stopped.is_set, api_key=_adapter_key(ring, adapter))
         if hasattr(adapter, "astream"):
             self.events = aiter(adapter.astream(request, ctx))
         elif hasattr(adapter, "acomplete"):
@@ -148,8 +153,9 @@ class TaskPorts:
             event = _END
         return None if event is _END else [event]
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        """Run blocking `work` on a daemon thread; when this task is cancelled the work is told to stop."""
+    async def _in_thread(self, work: Callable[[], Any], whole_run: bool = True) -> Any:
+        """Run blocking `work` on a daemon thread. When this task is cancelled, so is the run, which the work
+        can see; `whole_run=False`: nobody waits for the work any more, the run goes on."""
         ready = self.kit.event()
         outcome: list[tuple[Any, BaseException | None]] = []
 
@@ -165,7 +171,8 @@ class TaskPorts:
         try:
             await ready.wait()
         except BaseException:
-            self.stopped.set()
+            if whole_run:
+                self.stopped.set()
             raise
         value, error = outcome[0]
         if error is not None:
@@ -177,7 +184,7 @@ class TaskPorts:
             if effect.is_async:
                 abandon = self.kit.spawn(lambda: awaited(effect, self._put))
             else:
-                abandon = start_thread(effect, self._put_from_thread)
+                abandon = start_beside(effect, self._put_from_thread)
         except Exception as error:
             abandon = _nothing
             self._put(effect, ToolDone(effect.position, None, error, 0.0))
@@ -230,6 +237,41 @@ class TaskPorts:
             if self.stopped.is_set():
                 raise CancelledError("the stream was cancelled")
         return self.runs.popleft()
+
+    async def _call_hook(self, effect: CallHook) -> Any:
+        """A blocking hook on a thread, an async one as a task; the run's deadline ends the wait."""
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        async def main() -> None:
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = effect.call() if effect.is_async else await self._in_thread(effect.call, False)
+                if isawaitable(value):
+                    value = await value
+            except Exception as caught:
+                error = caught
+            outcome.append((value, error))
+            self.wake.set()
+
+        abandon = self.kit.spawn(main)
+        try:
+            while not outcome and not self.stopped.is_set():  # a tool that ends wakes it as well
+                self.wake = self.kit.event()
+                if not await self.kit.wait(self.wake, self.pace.run_remaining()):
+                    break
+        finally:
+            if not outcome:
+                abandon()
+        if not outcome:
+            raise CancelledError("the stream was cancelled") if self.stopped.is_set() else self.pace.passed()
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    async def _elapsed(self, effect: Elapsed) -> float:
+        return time.monotonic() - self.began
 
     async def _sleep(self, effect: Sleep) -> None:
         run = self.pace.run_remaining()
@@ -319,6 +361,8 @@ _PERFORM: Final[dict[type[Any], Callable[[TaskPorts, Any], Awaitable[Any]]]] = {
     NextRun: TaskPorts._next_run,
     StartTool: TaskPorts._start_tool,
     NextTool: TaskPorts._next_tool,
+    CallHook: TaskPorts._call_hook,
+    Elapsed: TaskPorts._elapsed,
     Sleep: TaskPorts._sleep,
     Draw: TaskPorts._draw,
     NewId: TaskPorts._new_id,

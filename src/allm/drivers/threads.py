@@ -8,21 +8,25 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import suppress
+from inspect import isawaitable
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, least
-from allm.drivers.toolwork import Put, ToolWork, awaited, start_thread
+from allm.drivers.toolwork import Put, ToolWork, awaited, start_beside
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.keys import KeyRing, missing_key
 from allm.loops.effects import (
+    CallHook,
     CloseBody,
     Draw,
     Effect,
+    Elapsed,
     Loop,
     NewId,
     NextEvents,
@@ -51,6 +55,7 @@ class ThreadPorts:
         self.plan = plan
         self.ring = ring
         self.pace = Pace(plan.timeouts)
+        self.began = time.monotonic()
         self.stopped = threading.Event()
         self.body: Body | None = None
         self.opening: Any = None
@@ -60,6 +65,7 @@ class ThreadPorts:
         self.coroutines = _Coroutines()
         self.beside: list[ThreadPorts] = []
         self.runs: queue.SimpleQueue[RunDone | None] = queue.SimpleQueue()
+        self.hook: Any = None  # the future of an async hook that is waited for
 
     def perform(self, effect: Effect[Any]) -> Any:
         """The reply to `effect`. Raises `CancelledError` once `cancel` was called."""
@@ -69,14 +75,15 @@ class ThreadPorts:
 
     def _open_http(self, effect: OpenHttp) -> HttpHead:
         self._close_body(None)
-        self.pace.opening(effect.timeouts)
-        transport = self._transport()
-        request = keyed(self.plan, effect.request)
-        key = key_header(self.ring, request)
+        timeouts = self.pace.opening(effect.timeouts)
+        plan, ring = routed(self.plan, self.ring, effect.route)
+        transport = self._transport(plan)
+        request = keyed(plan, effect.request)
+        key = key_header(ring, request)
         if key is not None and not isinstance(key[1], str):
             key[1].close() if hasattr(key[1], "close") else None
             raise ConfigurationError("the key source is async; use it with allm.aio")
-        self.body = transport.open(request, effect.timeouts, finished_key(request, key), self._opened)
+        self.body = transport.open(request, timeouts, finished_key(request, key), self._opened)
         if self.stopped.is_set():
             raise CancelledError("the stream was cancelled")
         return self.body.head
@@ -87,9 +94,9 @@ class ThreadPorts:
         if self.stopped.is_set():
             cancel()
 
-    def _transport(self) -> Any:
+    def _transport(self, plan: Plan) -> Any:
         """The engine's own: a `Transport`, or what holds one as `blocking`; else the process's."""
-        chosen = self.plan.engine.transport
+        chosen = plan.engine.transport
         if chosen is None or isinstance(chosen, str):
             from allm.drivers.http import transport_for
 
@@ -115,7 +122,8 @@ class ThreadPorts:
 
     def _open_events(self, effect: OpenEvents) -> None:
         adapter = effect.adapter
-        ctx = replace(effect.ctx, cancelled=self.stopped.is_set, api_key=_adapter_key(self.ring, adapter))
+        _, ring = routed(self.plan, self.ring, effect.route)
+        ctx = replace(effect.ctx, cancelled=self.stopped.is_set, api_key=_adapter_key(ring, adapter))
         if hasattr(adapter, "stream"):
             self.events = iter(adapter.stream(effect.request, ctx))
         elif hasattr(adapter, "complete"):
@@ -130,7 +138,7 @@ class ThreadPorts:
         return None
 
     def _start_tool(self, effect: StartTool) -> None:
-        start = self.coroutines.start if effect.is_async else start_thread
+        start = self.coroutines.start if effect.is_async else start_beside
         try:
             abandon = start(effect, self._put)
         except Exception as error:
@@ -180,6 +188,33 @@ class ThreadPorts:
             raise CancelledError("the stream was cancelled")
         return done
 
+    def _call_hook(self, effect: CallHook) -> Any:
+        answer = effect.call()
+        if not isawaitable(answer):
+            return answer
+        self.hook = hook = self.coroutines.submit(_result_of(answer))
+        try:
+            return self._hooked(hook)
+        finally:
+            self.hook = None
+            hook.cancel()
+
+    def _hooked(self, hook: Any) -> Any:
+        """What an async hook answers; the run's deadline and its cancelling end the wait."""
+        if self.stopped.is_set():
+            raise CancelledError("the stream was cancelled")
+        try:
+            return hook.result(self.pace.run_remaining())
+        except TimeoutError:
+            if hook.done():  # its own
+                raise
+            raise self.pace.passed() from None
+        except FutureCancelled:
+            raise CancelledError("the stream was cancelled") from None
+
+    def _elapsed(self, effect: Elapsed) -> float:
+        return time.monotonic() - self.began
+
     def _sleep(self, effect: Sleep) -> None:
         run = self.pace.run_remaining()
         if run is not None and run < effect.seconds:
@@ -198,6 +233,9 @@ class ThreadPorts:
         self.stopped.set()
         self.finished.put(None)
         self.runs.put(None)
+        hook = self.hook
+        if hook is not None:
+            hook.cancel()
         for ports in self.beside:
             ports.cancel()
         body, opening = self.body, self.opening
@@ -225,6 +263,8 @@ _PERFORM: Final[dict[type[Any], Callable[[ThreadPorts, Any], Any]]] = {
     NextRun: ThreadPorts._next_run,
     StartTool: ThreadPorts._start_tool,
     NextTool: ThreadPorts._next_tool,
+    CallHook: ThreadPorts._call_hook,
+    Elapsed: ThreadPorts._elapsed,
     Sleep: ThreadPorts._sleep,
     Draw: ThreadPorts._draw,
     NewId: ThreadPorts._new_id,
@@ -258,6 +298,11 @@ def _read_frame(body: Body) -> None:
     with suppress(AllmError):
         while (left := until - time.monotonic()) > 0 and body.read(left):
             pass
+
+
+def routed(plan: Plan, ring: KeyRing, route: int) -> tuple[Plan, KeyRing]:
+    """Whose request it is: the plan and the keys of the first engine, or of a fallback."""
+    return (plan.fallbacks[route - 1], ring.fallbacks[route - 1]) if route else (plan, ring)
 
 
 def keyed(plan: Plan, request: HttpRequest) -> HttpRequest:
@@ -295,8 +340,12 @@ def _adapter_key(ring: KeyRing, adapter: Any) -> str | None:
 def _nothing() -> None: ...
 
 
+async def _result_of(work: Awaitable[Any]) -> Any:
+    return await work
+
+
 class _Coroutines:
-    """One private asyncio loop on one daemon thread for the async handlers of a blocking run."""
+    """One private asyncio loop on one daemon thread for the async handlers and hooks of a blocking run."""
 
     def __init__(self) -> None:
         self._loop: Any = None
@@ -304,6 +353,11 @@ class _Coroutines:
 
     def start(self, effect: StartTool, put: Put) -> Callable[[], Any]:
         """Run an async handler on the loop; returns what cancels it."""
+        cancel: Callable[[], Any] = self.submit(awaited(effect, put)).cancel
+        return cancel
+
+    def submit(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The future of what is awaited on the loop."""
         import asyncio
 
         if self._loop is None:
@@ -312,8 +366,7 @@ class _Coroutines:
                 target=_serve, args=(self._loop,), daemon=True, name="allm-async-tools"
             )
             self._thread.start()
-        cancel: Callable[[], Any] = asyncio.run_coroutine_threadsafe(awaited(effect, put), self._loop).cancel
-        return cancel
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
         loop, self._loop = self._loop, None

@@ -1,4 +1,5 @@
-"""The handlers of a run: on daemon threads or awaited, late results dropped, abandoned ones counted."""
+"""The handlers of a run: on daemon threads, in processes, or awaited; late results dropped, abandoned
+threads counted."""
 
 from __future__ import annotations
 
@@ -77,6 +78,18 @@ class ToolWork:
         running, self._running = self._running, {}
         for _, abandon in running.values():
             abandon()
+
+
+def start_beside(effect: StartTool, put: Put) -> Callable[[], None]:
+    """Run a handler that is not awaited: on a daemon thread, or in a process where its tool says so.
+
+    `put` gets what came of it; returns what lets go of it: a thread is abandoned, a process killed.
+    """
+    if effect.isolation == "process":
+        from allm.drivers.processes import start_process
+
+        return start_process(effect, put)
+    return start_thread(effect, put)
 
 
 def start_thread(effect: StartTool, put: Put) -> Callable[[], None]:

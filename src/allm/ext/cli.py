@@ -415,8 +415,6 @@ def _asked(result: allm.ChatResult, arguments: argparse.Namespace, screen: Scree
     response = result.final_response
     if not arguments.json and response is not None:
         _finish(response, screen)
-    if arguments.schema and not _is_json(result.text):
-        raise allm.OutputError("the answer is not whole JSON; allow it more with --max-tokens")
     return 0
 
 
@@ -428,13 +426,6 @@ def _finish(response: allm.Response, screen: Screen) -> None:
         screen.note("the answer was cut off at its longest; --max-tokens N allows more")
     if response.finish_reason == "content_filter":
         screen.note("the answer was cut off by the provider's content filter")
-
-
-def _is_json(text: str) -> bool:
-    with suppress(ValueError, RecursionError):
-        json.loads(text)
-        return True
-    return False
 
 
 def _question(arguments: argparse.Namespace) -> allm.Message:

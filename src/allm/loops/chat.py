@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from allm.data.events import ChatCompleted
-from allm.data.messages import Thread
+from allm.data.failure import ErrorInfo
+from allm.data.messages import Message, Thread
 from allm.data.responses import ChatResult, StepResult
+from allm.errors import AllmError, raised
 from allm.folds import RunFold
 from allm.loops.effects import Loop, NewId, ask
 from allm.loops.exchange import guarded
@@ -19,18 +23,38 @@ from allm.loops.step import step
 
 def chat_run(plan: Plan, fold: RunFold) -> Loop[None]:
     """A chat as a whole run: its events, its failures, one terminal event."""
-    return guarded(_chat(plan, fold), fold)
+    return guarded(_chat(_metered(plan), fold), fold)
 
 
 def step_run(plan: Plan, fold: RunFold) -> Loop[None]:
-    return guarded(_one_step(plan, fold), fold)
+    return guarded(_bounded(_one_step, plan, fold), fold)
 
 
 def generate_run(plan: Plan, fold: RunFold) -> Loop[None]:
-    return guarded(_one_turn(plan, fold), fold)
+    return guarded(_bounded(_one_turn, plan, fold), fold)
 
 
 RUNS = {"response": generate_run, "step": step_run, "chat": chat_run}
+
+
+def _metered(plan: Plan) -> Plan:
+    """The plan with an account, where there is a budget to hold it against."""
+    if plan.budget is None:
+        return plan
+    from allm.loops.budget import Meter
+
+    return replace(plan, meter=Meter(plan.budget))
+
+
+def _bounded(run: Callable[[Plan, RunFold], Loop[None]], plan: Plan, fold: RunFold) -> Loop[None]:
+    """A run that cannot halt: a budget that is spent is its failure."""
+    plan = _metered(plan)
+    try:
+        yield from run(plan, fold)
+    except AllmError as error:
+        if plan.meter is None:
+            raise
+        raise raised((yield from plan.meter.cause(error.info))) from error
 
 
 def _run_id(plan: Plan) -> Loop[str]:
@@ -48,23 +72,72 @@ def _one_step(plan: Plan, fold: RunFold) -> Loop[None]:
 
 
 def _chat(plan: Plan, fold: RunFold) -> Loop[None]:
-    run_id = yield from _run_id(plan)
-    thread, index = plan.base, 0
-    while True:
-        result = yield from step(plan, thread, fold, run_id, index)
-        halted = _halted(plan, thread, result, index)
-        if halted is not None:
-            break
-        thread, index = thread.add_messages(result.messages), index + 1
-    event = ChatCompleted(_chat_result(plan, fold, result, *halted))
+    try:
+        result = yield from _result(plan, fold)
+    except AllmError as error:
+        info = error.info if plan.meter is None else (yield from plan.meter.cause(error.info))
+        halted = _halt_of(info)
+        if halted is None:
+            raise
+        reason, metadata = halted
+        result = replace(fold.result(), halted_reason=reason, metadata=metadata)
+    event = ChatCompleted(result)
     fold.add(event)
     yield event
 
 
-def _halted(plan: Plan, thread: Thread, result: StepResult, index: int) -> tuple[str, dict[str, Any]] | None:
-    """Why the loop ends here, with its metadata, or `None`: the conditions in their order."""
+def _result(plan: Plan, fold: RunFold) -> Loop[ChatResult]:
+    run_id = yield from _run_id(plan)
+    ended = yield from turns(plan, fold, run_id, plan.base, 0)
+    if plan.output is not None:
+        from allm.loops.structured import finished
+
+        ended = yield from finished(plan, fold, run_id, ended)
+    return _chat_result(plan, fold, ended.result, ended.reason, ended.metadata)
+
+
+class Ended(Struct, frozen=True):
+    """Turns that have come to their end: the last result, why, the thread after it, the next step's index."""
+
+    result: StepResult
+    reason: str
+    metadata: dict[str, Any]
+    thread: Thread
+    index: int
+
+
+def turns(
+    plan: Plan, fold: RunFold, run_id: str, thread: Thread, index: int, asked: tuple[Message, ...] = ()
+) -> Loop[Ended]:
+    """Steps until something ends them. `asked`: what the loop itself says before the first of them."""
+    while True:
+        result = yield from step(plan, thread, fold, run_id, index, asked)
+        halted = yield from _halted(plan, thread, result, index)
+        thread, index, asked = thread.add_messages(result.messages), index + 1, ()
+        if halted is not None:
+            return Ended(result, *halted, thread, index)
+
+
+def _halt_of(info: ErrorInfo) -> tuple[str, dict[str, Any]] | None:
+    """What a spent budget or a refusing hook halts a chat with; `None` for failures."""
+    if info.reason == "limit_exceeded" and info.code == "budget":
+        return "budget", info.extra
+    if info.reason == "permission_denied" and info.code == "refused":
+        return "refused", {"refuse_reason": info.message, **info.extra}
+    return None
+
+
+def _halted(
+    plan: Plan, thread: Thread, result: StepResult, index: int
+) -> Loop[tuple[str, dict[str, Any]] | None]:
+    """Why the loop ends here, with its metadata, or `None`. The first of these that holds:
+
+    `ask_user`, `tool_error`, a tool's own word, manual tools (`_with_tools` has put these four in order);
+    mode `manual`; an answer without calls, whatever its finish reason says (`completed`; `cancelled` and
+    `error` where the provider ended it so); `halt_when`; the budget; `max_turns`.
+    """
     found = result.metadata
-    if "halted_reason" in found:  # a tool asked, failed, halted, or is manual
+    if "halted_reason" in found:
         metadata = {name: value for name, value in found.items() if name != "halted_reason"}
         if found["halted_reason"] == "manual_tool_calls":
             metadata["manual_turn_index"] = index
@@ -72,9 +145,12 @@ def _halted(plan: Plan, thread: Thread, result: StepResult, index: int) -> tuple
     if found.get("mode") == "manual":
         return "manual_tool_calls", {"mode": "manual", "manual_turn_index": index}
     if result.done:
-        return "completed", {}
+        finish = result.response.finish_reason
+        return finish if finish in ("cancelled", "error") else "completed", {}
     if plan.halt_when is not None and plan.halt_when(replace(result, base=thread)):
         return "halt_when", {"halt_when_step_index": index}
+    if plan.meter is not None and (info := (yield from plan.meter.between())) is not None:
+        return _halt_of(info)
     if index + 1 >= plan.max_turns:
         return "max_turns", {"max_turns": plan.max_turns}
     return None

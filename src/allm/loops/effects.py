@@ -20,14 +20,18 @@ class Effect(Generic[T]):
 
 
 class OpenHttp(Effect[HttpHead]):
-    """Send a request, answer with status and headers. `id` names it: `<run>/<revision>/model`."""
+    """Send a request, answer with status and headers. `id` names it: `<run>/<revision>/model`.
 
-    __slots__ = ("id", "request", "timeouts")
+    `route` says whose key and transport it takes: 0 the plan's, n those of its nth fallback.
+    """
 
-    def __init__(self, id: str, request: HttpRequest, timeouts: Timeouts) -> None:
+    __slots__ = ("id", "request", "route", "timeouts")
+
+    def __init__(self, id: str, request: HttpRequest, timeouts: Timeouts, route: int = 0) -> None:
         self.id = id
         self.request = request
         self.timeouts = timeouts
+        self.route = route
 
 
 class ReadBody(Effect[bytes]):
@@ -56,17 +60,23 @@ class CloseBody(Effect[None]):
 
 class OpenEvents(Effect[None]):
     """Start an in-process adapter (the `Adapter` port). `unfold` makes events of an answer that came
-    whole."""
+    whole; `route` is that of `OpenHttp`."""
 
-    __slots__ = ("adapter", "ctx", "request", "unfold")
+    __slots__ = ("adapter", "ctx", "request", "route", "unfold")
 
     def __init__(
-        self, adapter: Any, request: Any, ctx: CallContext, unfold: Callable[[Any], list[Any]]
+        self,
+        adapter: Any,
+        request: Any,
+        ctx: CallContext,
+        unfold: Callable[[Any], list[Any]],
+        route: int = 0,
     ) -> None:
         self.adapter = adapter
         self.request = request
         self.ctx = ctx
         self.unfold = unfold
+        self.route = route
 
 
 class NextEvents(Effect[list[Event] | None]):
@@ -140,6 +150,24 @@ class RunDone:
 
 class NextRun(Effect[RunDone]):
     """Whichever loop beside this one ends first."""
+
+    __slots__ = ()
+
+
+class CallHook(Effect[Any]):
+    """Call a hook of the user's and answer with what it returns, awaited where that is an awaitable.
+    `is_async` tells that the call itself only makes one. `id` is `<run>/<revision>/model/<hook>/<index>`."""
+
+    __slots__ = ("call", "id", "is_async")
+
+    def __init__(self, id: str, call: Callable[[], Any], is_async: bool) -> None:
+        self.id = id
+        self.call = call
+        self.is_async = is_async
+
+
+class Elapsed(Effect[float]):
+    """Seconds since the run began."""
 
     __slots__ = ()
 

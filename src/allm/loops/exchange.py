@@ -89,21 +89,25 @@ def source_of(
     ctx: CallContext,
     encoded: HttpRequest | None = None,
     unfold: Callable[[Any], list[Any]] = unfold,
+    route: int = 0,
 ) -> Source:
     """The events of `adapter` for a request; `encoded` is that request where it is encoded already,
-    `unfold` makes events of an answer that comes whole."""
+    `unfold` makes events of an answer that comes whole, `route` is whose key and transport it takes."""
     if hasattr(adapter, "encode"):
-        return _Wire(adapter, request, ctx, encoded)
+        return _Wire(adapter, request, ctx, encoded, route)
     if hasattr(adapter, "play"):
         return _Played(adapter, request, ctx)
-    return _InProcess(OpenEvents(adapter, request, ctx, unfold))
+    return _InProcess(OpenEvents(adapter, request, ctx, unfold, route))
 
 
 class _Wire:
     """A provider behind HTTP: bytes through its decoder."""
 
-    def __init__(self, adapter: Any, request: Any, ctx: CallContext, encoded: HttpRequest | None) -> None:
+    def __init__(
+        self, adapter: Any, request: Any, ctx: CallContext, encoded: HttpRequest | None, route: int
+    ) -> None:
         self.adapter = adapter
+        self.route = route
         self.encoded = encoded
         self.request = request
         self.ctx = ctx
@@ -115,7 +119,7 @@ class _Wire:
     def open(self) -> Loop[None]:
         http = self.encoded or self.adapter.encode(self.request, self.ctx)
         self.warnings = http.warnings
-        head = yield from ask(OpenHttp(self.ctx.id, http, self.ctx.timeouts))
+        head = yield from ask(OpenHttp(self.ctx.id, http, self.ctx.timeouts, self.route))
         if not 200 <= head.status < 300:
             body = yield from self._refusal()
             raise raised(self.adapter.explain(head.status, head.headers, body))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -21,22 +23,44 @@ from allm.loops.effects import CloseBody, Loop, ask
 from allm.loops.exchange import Source, cut_short, retried, source_of
 from allm.loops.plan import Plan
 
+Finish = Callable[[Response], Loop[Response]]
+
 _BEFORE_CONTENT = (UsageReported, RawChunk)
 MAX_PAUSES = 16  # how often one turn is continued after the provider paused it
 
 
 def generate(plan: Plan, request: Request, fold: RunFold, effect_id: str) -> Loop[Response]:
-    """Events of one model turn; returns its response. A turn that the provider paused is continued, up
-    to `MAX_PAUSES` times, and comes out as one.
+    """Events of one model turn, with its fallbacks and inside its middleware; returns its response.
 
     A failure raises: `guarded` makes the terminal event of it, once, for the outermost layer.
     """
+    turn: Callable[..., Loop[Response]] = _turn
+    if plan.fallbacks:
+        from allm.loops.fallbacks import with_fallbacks
+
+        turn = with_fallbacks(turn)
+    if plan.output is not None and fold.layer != "chat":
+        from allm.loops.structured import checked
+
+        turn = checked(turn)
+    if plan.middleware:
+        from allm.loops.middleware import around
+
+        return (yield from around(plan, request, fold, effect_id, turn))
+    return (yield from turn(plan, request, fold, effect_id))
+
+
+def _turn(
+    plan: Plan, request: Request, fold: RunFold, effect_id: str, finish: Finish | None = None
+) -> Loop[Response]:
+    """One turn of one provider. Where the provider pauses, it is continued, up to `MAX_PAUSES` times, and
+    comes out as one. `finish` has the last word on the response."""
     asked, hop = request, _Hop(effect_id)
     while True:
         ended = yield from _answered(plan, asked, fold, hop)
         following = _continuation(plan, request, fold, hop, ended)
         if following is None:
-            return (yield from _completed(plan, request, fold, hop, ended))
+            return (yield from _completed(plan, request, fold, hop, ended, finish))
         yield RawChunk({"type": "paused", "reason": ended.raw_finish_reason})
         asked, hop = following, hop.next(effect_id, fold.turn.next_index, ended.usage)
 
@@ -89,13 +113,19 @@ def _answered(plan: Plan, request: Request, fold: RunFold, hop: _Hop) -> Loop[Re
 
     return (
         yield from retried(
-            plan, request.model, lambda: source_of(plan.adapter, request, ctx, encoded), attempt
+            plan,
+            request.model,
+            lambda: source_of(plan.adapter, request, ctx, encoded, route=plan.route),
+            attempt,
         )
     )
 
 
 def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _Hop) -> Loop[Response]:
     """One try. Nothing is shown before its first content event, so a failed try leaves no trace."""
+    meter = plan.meter
+    if meter is not None:
+        meter.open()
     yield from source.open()
     started = MessageStarted(None, request.model)
     held: list[Event] = []
@@ -120,17 +150,27 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
                     fold.add(shown)
                     yield shown
             if kind is MessageCompleted:
+                ended: Response = event.response  # type: ignore[union-attr]
+                if ended.error is not None:  # an in-process adapter's own way to fail
+                    raise raised(ended.error)
+                if meter is not None:
+                    meter.count(events)
+                    meter.close(ended.usage)
                 yield from ask(CloseBody(whole=True))
-                return event.response  # type: ignore[union-attr]
+                return ended
             if kind is StreamFailed:
                 raise raised(event.error)  # type: ignore[union-attr]
             if hop.number > 1:
                 event = hop.shifted(event)
             fold.add(event)
             yield event
+        if meter is not None:
+            yield from meter.watched(events, source.committed)
 
 
-def _completed(plan: Plan, request: Request, fold: RunFold, hop: _Hop, ended: Response) -> Loop[Response]:
+def _completed(
+    plan: Plan, request: Request, fold: RunFold, hop: _Hop, ended: Response, finish: Finish | None
+) -> Loop[Response]:
     """The terminal event of the turn, with the fold as its response."""
     if hop.spent is not None:
         ended = replace(ended, usage=None)  # the sum was reported as an event
@@ -142,6 +182,13 @@ def _completed(plan: Plan, request: Request, fold: RunFold, hop: _Hop, ended: Re
         request_id=plan.request_id or ended.request_id,
         warnings=tuple(dict.fromkeys([*plan.warnings, *hop.warnings])),
     )
+    if plan.output is not None and plan.output.root is not None and request.response_format is not None:
+        response = replace(response, metadata={**response.metadata, "output_root": plan.output.root})
+    if plan.meter is not None:
+        response = yield from plan.meter.accounted(response)
+    if finish is not None:
+        fold.turn.ended = None  # of a response that a hook refuses, nothing goes into the thread
+        response = yield from finish(response)
     event = MessageCompleted(response)
     fold.add(event)
     yield event

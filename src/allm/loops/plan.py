@@ -27,6 +27,7 @@ from allm.retry import NO_RETRY, RetryPolicy
 from allm.validation import validate
 
 if TYPE_CHECKING:
+    from allm.budget import Budget
     from allm.tools import Tool
 
 
@@ -47,7 +48,8 @@ class View(Struct, frozen=True):
 
 class Plan(Struct, frozen=True, kw_only=True):
     """One run, decided. `request` is the template of every model call; `base` the thread it starts with;
-    `media` is what an image or embedding call asks for.
+    `media` is what an image or embedding call asks for. `fallbacks` are the same for other engines, `route`
+    is the place among them (0: the first); `meter` is the run's account, made when it begins.
 
     Holds no key: the ring is beside it, for the driver.
     """
@@ -76,6 +78,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     revision: int = 0
     media: Any = None
+    on_unsupported: str = "adapt"
+    middleware: tuple[Any, ...] = ()
+    fallbacks: tuple[Plan, ...] = ()
+    route: int = 0
+    budget: Budget | None = None
+    meter: Any = None
+    output: Any = None  # what the answer must be (`allm.loops.structured.Output`)
     warnings: tuple[str, ...] = ()  # what was adapted to the model; they go onto each response
     first: HttpRequest | None = None  # the template encoded, sent by the first model call
 
@@ -89,6 +98,7 @@ def make_plan(
     session_id: str | None = None,
     revision: int = 0,
     load: Callable[[Thread], Thread] | None = None,
+    layer: str = "chat",
 ) -> tuple[Plan, KeyRing]:
     """Check everything that can be checked before anything is sent; all mistakes raise here.
 
@@ -102,14 +112,20 @@ def make_plan(
         base = load(base)
     adapter, ref = _placed(engine, given, options)
     tools = _tools(engine, given, options)
-    request = _request(engine, given, base, ref, tools, options)
+    request, shape = _request(engine, given, base, ref, tools, options)
     validate(request)
     ring = KeyRing(options.get("api_key", UNSET), trusted=engine.trusted)
     timeouts, limits = policy("timeouts", engine, options), policy("limits", engine, options)
+    budget = _of_first("budget", engine, options)
+    timeouts = _within_budget(timeouts, budget)
     session_id = options.get("session_id", session_id)
     loop = _loop_options(engine, options)
     ctx = call_context(engine, ref.provider, options, timeouts, limits, loop.pop("orphans", "answer"))
-    request, warnings = _adapted(adapter, request, ctx, loop.pop("on_unsupported", "adapt"))
+    resolved = request  # as the user meant it, for whoever is asked
+    request, warnings = _adapted(adapter, request, ctx, loop.get("on_unsupported", "adapt"))
+    request, output = _shaped(adapter, request, ctx, layer, shape, loop)
+    if output is not None:
+        warnings += output.warnings
     shown = {name: loop.pop(name) for name in View.__struct_fields__ if name in loop}
     plan = Plan(
         engine=engine,
@@ -120,6 +136,7 @@ def make_plan(
         tools={item.name: item for item in tools},
         ctx=ctx,
         warnings=warnings,
+        output=output,
         retry=retry_policy(engine, options),
         timeouts=timeouts,
         limits=limits,
@@ -136,6 +153,8 @@ def make_plan(
         session_id=session_id,
         request_id=options.get("request_id"),
         revision=revision,
+        middleware=_middleware(engine, options),
+        budget=budget,
         **loop,
     )
     _check_loop(plan)
@@ -143,6 +162,11 @@ def make_plan(
         plan = replace(plan, first=plan.adapter.encode(request, plan.ctx))
     if not getattr(engine.transport, "keyless", False):
         ring.check(plan.first.key if plan.first is not None else getattr(plan.adapter, "key", None))
+    fallbacks = _of_first("fallbacks", engine, options)
+    if fallbacks:
+        from allm.loops.fallbacks import add_fallbacks
+
+        plan = add_fallbacks(plan, ring, resolved, tuple(fallbacks), options)
     return plan, ring
 
 
@@ -260,7 +284,8 @@ def _request(
     ref: ModelRef,
     tools: tuple[Tool, ...],
     options: Mapping[str, Any],
-) -> Request:
+) -> tuple[Request, Any]:
+    """The template, and its response format as it was given, which may be a Python type."""
     levels: list[Mapping[str, Any]] = [application.get("params", {})]
     levels.append({"system": engine.system} if engine.system is not None else {})
     levels.append(engine.params)
@@ -278,10 +303,10 @@ def _request(
             fields[name] = {**fields.get(name, {}), **value} if name in ("options", "metadata") else value
     stop = fields.get("stop")
     fields["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    fields["response_format"] = response_format(fields.get("response_format"))
-    return Request(
-        messages=base.messages, model=ref.id or None, tools=tuple([item.spec for item in tools]), **fields
-    )
+    shape = fields.get("response_format")
+    fields["response_format"] = response_format(shape)
+    specs = tuple([item.spec for item in tools])
+    return Request(messages=base.messages, model=ref.id or None, tools=specs, **fields), shape
 
 
 def response_format(value: Any) -> ResponseFormat | None:
@@ -301,12 +326,25 @@ def response_format(value: Any) -> ResponseFormat | None:
         raise ValidationError.of("invalid request", ("response_format", "invalid_shape"))
     if isinstance(value, str):
         raise ValidationError.of("invalid request", ("response_format", "invalid_shape"))
-    from allm.schemas import schema_of
+    from allm.schemas import schema_name, schema_of
 
-    name = getattr(value, "__name__", "response")
-    return ResponseFormat(
-        "json_schema", "".join(c if c.isalnum() else "_" for c in name)[:64], schema_of(value)
-    )
+    return ResponseFormat("json_schema", schema_name(value), schema_of(value))
+
+
+_OUTPUT_OPTIONS = ("structured_finalize", "structured_finalize_nudge", "output_retries")
+
+
+def _shaped(
+    adapter: Any, request: Request, ctx: CallContext, layer: str, shape: Any, loop: dict[str, Any]
+) -> tuple[Request, Any]:
+    """The template with its response format as the provider takes it, and what the answer must be."""
+    options = {name: loop.pop(name) for name in _OUTPUT_OPTIONS if name in loop}
+    if request.response_format is None and not options.get("structured_finalize"):
+        return request, None
+    from allm.loops.structured import shaped
+
+    type = None if isinstance(shape, ResponseFormat | str | Mapping) else shape
+    return shaped(adapter, request, ctx, layer, type, options, loop.get("on_unsupported", "adapt"))
 
 
 def call_context(
@@ -358,6 +396,45 @@ def retry_policy(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
     return chosen or NO_RETRY
 
 
+def _of_first(name: str, engine: Engine, options: Mapping[str, Any]) -> Any:
+    """`budget` or `fallbacks` of the first level that sets it; an option of the call may be `None`."""
+    if name in options:
+        return options[name]
+    return first_given(getattr(engine, name), application.get(name))
+
+
+def _within_budget(timeouts: Timeouts, budget: Budget | None) -> Timeouts:
+    """The seconds of a budget are a deadline of the run, so that no wait outlasts them."""
+    if budget is None:
+        return timeouts
+    from allm.budget import Budget
+
+    if not isinstance(budget, Budget):
+        raise ConfigurationError(f"budget takes allm.Budget(tokens=...), not {type(budget).__name__!r}")
+    if budget.seconds is None:
+        return timeouts
+    run = budget.seconds if timeouts.run is None else min(timeouts.run, budget.seconds)
+    return replace(timeouts, run=run)
+
+
+def _middleware(engine: Engine, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The application's outermost, then the engine's, then the call's."""
+    stack = (*application.get("middleware", ()), *engine.middleware, *options.get("middleware", ()))
+    if stack:
+        from allm.middleware import check_middleware
+
+        check_middleware(stack)
+    return stack
+
+
+def refitted(plan: Plan, request: Request) -> tuple[Plan, Request]:
+    """A request that a hook has made, checked and made to fit like the first one; what was adapted is added
+    to the plan's warnings."""
+    validate(request)
+    request, warnings = _adapted(plan.adapter, request, plan.ctx, plan.on_unsupported)
+    return replace(plan, warnings=(*plan.warnings, *warnings)), request
+
+
 _POLICIES = ("on_unsupported", "orphans")  # options of the loop that are fields of an engine too
 
 
@@ -370,10 +447,8 @@ def _loop_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
 def _check_loop(plan: Plan) -> None:
     if type(plan.max_turns) is not int or plan.max_turns < 1:
         raise ValidationError.of("invalid option", ("max_turns", "must_be_a_positive_integer"))
-    for tool in plan.tools.values():
-        if tool.isolation != "thread":
-            text = f"the tool {tool.name!r}: isolation={tool.isolation!r} cannot be run yet; leave it out"
-            raise ConfigurationError(text)
+    if plan.halt_when is not None and not callable(plan.halt_when):
+        raise ValidationError.of("invalid option", ("halt_when", "must_be_a_function"))
     if plan.ctx.orphans not in ("answer", "refuse"):
         raise ValidationError.of("invalid option", ("orphans", "must_be_answer_or_refuse"))
     if plan.mode not in ("auto", "manual"):

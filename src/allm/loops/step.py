@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from inspect import iscoroutinefunction
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from allm.approvals import Decided, ReadyCall, approval_digest, told
 from allm.data.content import ToolCall
 from allm.data.events import (
     AskUserRequested,
@@ -19,14 +21,14 @@ from allm.data.events import (
     ToolResultEncoded,
 )
 from allm.data.failure import ErrorInfo
-from allm.data.freeform import json_value
 from allm.data.messages import Message, Thread
 from allm.data.responses import Response, StepResult
-from allm.errors import AllmError
+from allm.errors import ConfigurationError, raised
 from allm.folds import RunFold
 from allm.loops.effects import Loop, NextTool, StartTool, ToolDone, ask
 from allm.loops.generate import generate
 from allm.loops.plan import Plan, next_request
+from allm.providers.refusals import redacted
 from allm.tools import (
     AskUser,
     Halt,
@@ -37,17 +39,31 @@ from allm.tools import (
     error_message,
     failed,
     invocation,
+    is_async,
+    needs_instance,
     outcome,
     unknown_tool,
 )
 
-_UNSAFE = ("length", "content_filter", "paused", "error", "cancelled")
+MAX_CALLS: Final = 128  # of one turn; a model that asks for more has lost its way
+MAX_PARALLEL: Final = 8  # where `max_concurrency` is not given
+_MAX_SHOWN: Final = 1024  # characters of an exception's text that leave the run
+_UNSAFE: Final = ("length", "content_filter", "paused", "error", "cancelled")
 
 
-def step(plan: Plan, thread: Thread, fold: RunFold, run_id: str, index: int) -> Loop[StepResult]:
-    """Ask the model once; in mode `auto` run the tools it asked for. Ends with `step_completed`."""
+def step(
+    plan: Plan, thread: Thread, fold: RunFold, run_id: str, index: int, asked: tuple[Message, ...] = ()
+) -> Loop[StepResult]:
+    """Ask the model once; in mode `auto` run the tools it asked for. Ends with `step_completed`.
+
+    `asked` is what the loop itself says to the model first; it becomes part of the step.
+    """
+    if index == 0:
+        _check(plan)
     place = f"{run_id}/{plan.revision + index}"
-    response = yield from generate(plan, next_request(plan, thread), fold, f"{place}/model")
+    response = yield from generate(
+        plan, next_request(plan, thread.add_messages(asked)), fold, f"{place}/model"
+    )
     calls = response.tool_calls if response.finish_reason not in _UNSAFE else ()
     if not calls:
         result = StepResult(response=response, done=True)
@@ -56,29 +72,61 @@ def step(plan: Plan, thread: Thread, fold: RunFold, run_id: str, index: int) -> 
     else:
         result = yield from _with_tools(plan, response, calls, fold, place)
     base = thread if fold.layer == "step" else None
+    result = replace(result, asked=asked) if asked else result
     event = StepCompleted(replace(result, base=base))
     fold.add(event)
     yield event
     return result
 
 
+def run_decided(
+    plan: Plan, decided: Decided, fold: RunFold, place: str
+) -> Loop[tuple[tuple[Message, ...], dict[str, Any]]]:
+    """Run the calls that were approved, with the plan's policies; gives the answers of all decided calls and
+    the metadata of a halt, if one of them asks for it.
+
+    `place` is the `<run>/<revision>` of the step that asked for the calls: with it their effects have the
+    ids that they would have had there.
+    """
+    for message in decided.denied:
+        event = ToolResultEncoded(message)
+        fold.add(event)
+        yield event
+    phase = _Phase(plan, decided.run, fold, place, approving=False)
+    yield from phase.run()
+    return (*decided.denied, *phase.messages), phase.halting()
+
+
+def _check(plan: Plan) -> None:
+    """Mistakes of the caller that must not come out as failures of a tool."""
+    for tool in plan.tools.values():
+        if needs_instance(tool):
+            raise ConfigurationError(f"the tool {tool.name!r} is a method: pass it from an instance")
+    policy = plan.on_tool_error
+    if isinstance(policy, str):
+        return
+    try:
+        signature(policy).bind(None, None)
+    except ValueError:  # some builtins have no signature
+        return
+    except TypeError:
+        raise ConfigurationError(f"on_tool_error takes (call, error), {policy!r} does not") from None
+    if is_async(policy):
+        raise ConfigurationError(f"on_tool_error must be a plain function, {policy!r} is async")
+
+
 def _with_tools(
     plan: Plan, response: Response, calls: Sequence[ToolCall], fold: RunFold, place: str
 ) -> Loop[StepResult]:
-    manual = [call for call in calls if (tool := plan.tools.get(call.name)) is not None and tool.manual]
-    automatic = [call for call in calls if call not in manual]
-    phase = _Phase(plan, automatic, fold, place)
+    if len(calls) > MAX_CALLS:
+        text = f"the model asked for {len(calls)} tool calls in one turn; at most {MAX_CALLS} are run"
+        raise raised(ErrorInfo(reason="limit_exceeded", code="tool_calls", message=text, phase="tool"))
+    phase = _Phase(plan, [ReadyCall(i, call, call) for i, call in enumerate(calls)], fold, place)
     yield from phase.run()
-    metadata = phase.halting()
-    if manual and "halted_reason" not in metadata:
-        metadata = {
-            "halted_reason": "manual_tool_calls",
-            "manual_tool_calls": [call.id for call in manual],
-            **metadata,
-        }
+    metadata = phase.halting() or phase.pending()
     return StepResult(
         response=response,
-        tool_results=tuple([phase.messages[i] for i in range(len(automatic))]),
+        tool_results=phase.messages,
         done="halted_reason" in metadata,
         metadata=metadata,
     )
@@ -95,58 +143,98 @@ class _Settled(Struct):
 
 
 class _Phase:
-    """The tools of one step: bounded parallel, results in call order, events as they finish."""
+    """The tools of one step: bounded parallel, results in call order, events as they finish.
 
-    def __init__(self, plan: Plan, calls: Sequence[ToolCall], fold: RunFold, place: str) -> None:
+    A call of a manual tool waits for the caller; with `approving`, one that needs approval waits for that.
+    """
+
+    def __init__(
+        self, plan: Plan, calls: Sequence[ReadyCall], fold: RunFold, place: str, approving: bool = True
+    ) -> None:
         self.plan = plan
-        self.calls = calls
+        self.asked = {ready.position: ready for ready in calls}
+        self.calls = {ready.position: ready.call for ready in calls}  # as they run, after the hooks
         self.fold = fold
         self.place = place
+        self.approving = approving
         encoder = plan.tool_result_encoder
         self.encode = encode_result if encoder is None else encoder.encode
-        self.messages: dict[int, Message] = {}
         self.settled: dict[int, _Settled] = {}
+        self.waiting: list[str] = []  # ids
+        self.approvals: dict[str, str] = {}  # id to digest
 
     def run(self) -> Loop[None]:
-        waiting = list(range(len(self.calls)))
-        limit = self.plan.max_concurrency or len(waiting)
+        queued = list(self.calls)
+        limit = self.plan.max_concurrency or MAX_PARALLEL
         running = 0
-        while waiting or running:
-            while waiting and running < limit:
-                running += yield from self._start(waiting.pop(0))
+        while queued or running:
+            while queued and running < limit:
+                running += yield from self._start(queued.pop(0))
             if running:
                 done = yield from ask(NextTool())
                 running -= 1
                 yield from self._finish(done)
 
     def _start(self, position: int) -> Loop[int]:
-        """Start one call; returns 1 where it runs, 0 where it was answered without running."""
+        """Start one call; gives 1 where it runs, 0 where it waits or was answered without running."""
         call = self.calls[position]
         tool = self.plan.tools.get(call.name)
-        effect_id = f"{self.place}/tool/{position}"
         if tool is None:
-            return (yield from self._unrunnable(position, unknown_tool(call, tuple(self.plan.tools))))
-        if call.arguments_invalid:
-            text = f"the arguments of {call.name!r} are not a JSON object; call it again with valid JSON"
-            info = ErrorInfo(
-                reason="tool_failed", code="invalid_arguments", message=text, call_id=call.id, phase="tool"
-            )
-            return (yield from self._unrunnable(position, info))
-        started = ToolExecutionStarted(call)
-        try:
-            invoke = self._invocation(tool, call, effect_id)
-        except AllmError as error:
-            yield started
-            yield from self._finish(ToolDone(position, None, error, 0.0))
+            info = unknown_tool(call, tuple(self.plan.tools))
+            yield from self._show(position, _Settled(error_message(call, info)))
             return 0
+        try:
+            if self._waits(tool, call):
+                return 0
+        except Exception as error:  # the rule is the user's
+            yield from self._answer(position, self._not_run(call, error))
+            return 0
+        if self.plan.middleware and not (yield from self._admitted(position, tool)):
+            return 0
+        return (yield from self._begun(position, tool))
+
+    def _waits(self, tool: Tool, call: ToolCall) -> bool:
+        """Whether the caller runs it, or is asked first. Raises `ToolError` where it could not run at all."""
+        rule = tool.requires_approval if self.approving else False
+        if rule is not False:
+            tool.bind_arguments(call)
+        if not (tool.manual or rule is True or (callable(rule) and rule(call))):
+            return False
+        self.waiting.append(call.id)
+        if not tool.manual:
+            self.approvals[call.id] = approval_digest(call)
+        return True
+
+    def _admitted(self, position: int, tool: Tool) -> Loop[bool]:
+        """Whether the hooks let the call run, as they leave it; else they have answered it."""
+        from allm.loops.middleware import before_tool
+
+        call = self.calls[position]
+        changed = yield from before_tool(self.plan, tool, call, position, self._id(position))
+        if isinstance(changed, ToolDone):
+            yield from self._answer(position, self._settle(tool, call, changed))
+            return False
+        self.calls[position] = changed
+        return True
+
+    def _begun(self, position: int, tool: Tool) -> Loop[int]:
+        call = self.calls[position]
+        try:
+            invoke = self._invocation(tool, call, position)
+        except Exception as error:  # the code of argument types is the user's
+            yield from self._answer(position, self._not_run(call, error))
+            return 0
+        started = ToolExecutionStarted(call)
         self.fold.add(started)
         yield started
-        timeout = tool.timeout if tool.timeout is not None else self.plan.tool_timeout
-        is_async = self._is_async(tool)
-        yield from ask(StartTool(effect_id, position, call, invoke, is_async, timeout, tool.isolation))
+        yield from ask(self._effect(tool, call, position, invoke))
         return 1
 
-    def _invocation(self, tool: Tool, call: ToolCall, effect_id: str) -> Any:
+    def _id(self, position: int) -> str:
+        return f"{self.place}/tool/{position}"
+
+    def _invocation(self, tool: Tool, call: ToolCall, position: int) -> Callable[[], Any]:
+        """What runs the call. Raises `ToolError` where its arguments do not fit, whoever runs it."""
         plan = self.plan
         context = ToolContext(
             context=plan.context,
@@ -154,38 +242,61 @@ class _Phase:
             request_id=plan.request_id,
             run_id=self.place.partition("/")[0],
             call=call,
-            engine=plan.engine,
-            idempotency_key=effect_id,
+            engine=plan.engine if self._isolation(tool) == "thread" else None,
+            idempotency_key=self._id(position),
         )
-        if plan.tool_executor is not None:
-            return lambda: plan.tool_executor.execute(tool, call, context)
-        return invocation(tool, call, context)
+        if plan.tool_executor is None:
+            return invocation(tool, call, context)
+        tool.bind_arguments(call)
+        return partial(plan.tool_executor.execute, tool, call, context)
 
-    def _is_async(self, tool: Tool) -> bool:
-        executor = self.plan.tool_executor
-        return tool.is_async or (executor is not None and iscoroutinefunction(executor.execute))
+    def _isolation(self, tool: Tool) -> str:
+        return tool.isolation if self.plan.tool_executor is None else "thread"
 
-    def _unrunnable(self, position: int, info: ErrorInfo) -> Loop[int]:
-        """A call that cannot run is answered to the model, which can mend it."""
-        yield from self._show(position, _Settled(error_message(self.calls[position], info)))
-        return 0
+    def _effect(self, tool: Tool, call: ToolCall, position: int, invoke: Callable[[], Any]) -> StartTool:
+        timeout = tool.timeout if tool.timeout is not None else self.plan.tool_timeout
+        isolation, executor = self._isolation(tool), self.plan.tool_executor
+        awaited = tool.is_async or (executor is not None and is_async(executor.execute))
+        awaited = awaited and isolation == "thread"
+        return StartTool(self._id(position), position, call, invoke, awaited, timeout, isolation)
+
+    def _not_run(self, call: ToolCall, error: Exception) -> _Settled:
+        info = failed(call.name, call, error)
+        if info.code == "invalid_arguments":  # the model can mend that, whatever the policy
+            return _Settled(error_message(call, info))
+        return self._by_policy(call, info)
 
     def _finish(self, done: ToolDone) -> Loop[None]:
         call = self.calls[done.position]
-        tool = self.plan.tools[call.name]
-        settled = self._settle(tool, call, done)
+        settled = self._settle(self.plan.tools[call.name], call, done)
         yield ToolExecutionCompleted(call.id, call.name, settled.message.is_error, done.elapsed)
-        yield from self._show(done.position, settled)
+        yield from self._answer(done.position, settled)
+
+    def _answer(self, position: int, settled: _Settled) -> Loop[None]:
+        """Show what came of the call, as the hooks leave it."""
+        if self.plan.middleware and settled.ask is None:
+            from allm.loops.middleware import after_tool
+
+            call = self.calls[position]
+            message = yield from after_tool(
+                self.plan, self.plan.tools[call.name], call, settled.message, self._id(position)
+            )
+            if isinstance(message, ErrorInfo):
+                settled = self._by_policy(call, message)
+            else:
+                settled.message = message
+        yield from self._show(position, settled)
 
     def _show(self, position: int, settled: _Settled) -> Loop[None]:
+        call = self.calls[position]
+        if settled.ask is None:
+            settled.message = told(self.asked[position], settled.message)
         self.settled[position] = settled
-        self.messages[position] = settled.message
         event = ToolResultEncoded(settled.message)
         self.fold.add(event)
         yield event
-        call = self.calls[position]
         if settled.ask is not None:
-            asked = AskUserRequested(call.id, settled.ask.question, tuple(settled.ask.choices))
+            asked = AskUserRequested(call.id, settled.ask.question, settled.ask.choices)
             self.fold.add(asked)
             yield asked
         elif settled.halted_reason is not None:
@@ -200,37 +311,48 @@ class _Phase:
         return _halting(result)
 
     def _by_policy(self, call: ToolCall, info: ErrorInfo) -> _Settled:
-        """`on_tool_error`: answer the model, stop, or let the user's function decide."""
+        """`on_tool_error`: answer the model, stop, or let the user's function decide, once."""
         policy = self.plan.on_tool_error
+        info = replace(info, message=redacted(info.message, _MAX_SHOWN))
         message = error_message(call, info)
         if policy == "continue":
             return _Settled(message)
-        if policy == "halt":
-            return _Settled(message, "tool_error", info.message)
+        stopped = _Settled(message, "tool_error", info.message)
+        if isinstance(policy, str):
+            return stopped
         try:
             decided = policy(call, info)
         except Exception as error:
-            return _Settled(
-                message, "tool_error", info.message, policy_error=f"{type(error).__name__}: {error}"
-            )
+            stopped.policy_error = redacted(f"{type(error).__name__}: {error}", _MAX_SHOWN)
+            return stopped
         if decided is None or decided == "continue":
             return _Settled(message)
         if decided == "halt" or isinstance(decided, Halt):
-            return _Settled(message, "tool_error", info.message)
+            return stopped
         replaced = outcome(self.plan.tools[call.name], call, decided, self.encode)
-        return _halting(replaced) if replaced.error is None else _Settled(message, "tool_error", info.message)
+        if replaced.error is None:
+            return _halting(replaced)
+        stopped.policy_error = redacted(replaced.error.message, _MAX_SHOWN)
+        return stopped
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The answers so far, in call order."""
+        return tuple([self.settled[position].message for position in sorted(self.settled)])
+
+    def pending(self) -> dict[str, Any]:
+        """Metadata of the step where calls wait for the caller."""
+        if not self.waiting:
+            return {}
+        found: dict[str, Any] = {"halted_reason": "manual_tool_calls", "manual_tool_calls": self.waiting}
+        return {**found, "approvals": self.approvals} if self.approvals else found
 
     def halting(self) -> dict[str, Any]:
-        """Metadata of the step where a tool ended the loop: ask first, then error, then own words."""
+        """Metadata of the step where a tool ended the loop: ask first, then error, then own words; of
+        several the first in call order."""
         ordered = [(self.calls[i], self.settled[i]) for i in sorted(self.settled)]
-        for call, settled in ordered:
-            if settled.ask is not None:
-                return {
-                    "halted_reason": "ask_user",
-                    "pending_question": settled.ask.question,
-                    "pending_tool_call_id": call.id,
-                    "ask_user_options": {"choices": list(settled.ask.choices), **settled.ask.options},
-                }
+        if questions := [(call, settled.ask) for call, settled in ordered if settled.ask is not None]:
+            return _asking(questions)
         for wanted in (True, False):
             for call, settled in ordered:
                 reason = settled.halted_reason
@@ -246,6 +368,26 @@ class _Phase:
         return {}
 
 
+def _asking(questions: list[tuple[ToolCall, AskUser]]) -> dict[str, Any]:
+    """The first question is the pending one; `questions` has all where there are several."""
+
+    def options(asked: AskUser) -> dict[str, Any]:
+        return {"choices": list(asked.choices), **asked.options}
+
+    call, first = questions[0]
+    found: dict[str, Any] = {
+        "halted_reason": "ask_user",
+        "pending_question": first.question,
+        "pending_tool_call_id": call.id,
+        "ask_user_options": options(first),
+    }
+    if len(questions) > 1:
+        found["questions"] = [
+            {"call_id": call.id, "question": asked.question, "options": options(asked)}
+            for call, asked in questions
+        ]
+    return found
+
+
 def _halting(result: Outcome) -> _Settled:
-    value = json_value(result.halt_value) if result.halt_reason is not None else None
-    return _Settled(result.message, result.halt_reason, value, result.ask)
+    return _Settled(result.message, result.halt_reason, result.halt_value, result.ask)
