@@ -132,10 +132,17 @@ chat_results = _build(
     pending_question=text, pending_tool_call_id=text, error=error_infos, metadata=maps, extra=extras,
 )  # fmt: skip
 
+tool_results = _build(events.ToolResultEncoded, message=chat_messages, halt=maps)
+steps_in_progress = _build(
+    sessions.Progress, revision=integers, turns=integers, asked=_rows(chat_messages, 1),
+    response=chat_responses, started=_rows(text), results=_rows(tool_results, 2),
+    approved=_rows(tool_calls, 2), extra=extras,
+)  # fmt: skip
 chat_sessions = _build(
     sessions.Session, id=text, thread=threads, status=st.sampled_from(sessions.STATUSES) | words,
     pending_tool_calls=_rows(tool_calls, 2), pending_question=text, pending_tool_call_id=text,
-    revision=integers, error=error_infos, context=maps, metadata=maps, extra=extras,
+    revision=integers, error=error_infos, context=maps, metadata=maps, progress=steps_in_progress,
+    extra=extras,
 )  # fmt: skip
 session_turns = st.builds(sessions.SessionTurn, chat_sessions, chat_results | step_results)
 
@@ -178,7 +185,7 @@ EVENTS: dict[type[events.Event], SearchStrategy[Any]] = {
     events.ToolExecutionCompleted: _build(
         events.ToolExecutionCompleted, id=text, name=text, is_error=st.booleans(), elapsed=numbers
     ),
-    events.ToolResultEncoded: _build(events.ToolResultEncoded, message=chat_messages),
+    events.ToolResultEncoded: tool_results,
     events.AskUserRequested: _build(
         events.AskUserRequested, call_id=text, question=text, choices=_rows(text)
     ),
@@ -201,7 +208,8 @@ STRUCTS: dict[type[Any], SearchStrategy[Any]] = {
     requests.ModelRef: model_refs, requests.ToolSpec: tool_specs, requests.ResponseFormat: response_formats,
     requests.Request: chat_requests, responses.Usage: usages, responses.Response: chat_responses,
     responses.StepResult: step_results, responses.ChatResult: chat_results, sessions.Session: chat_sessions,
-    sessions.SessionTurn: session_turns, media.ImageRequest: image_requests,
+    sessions.SessionTurn: session_turns, sessions.Progress: steps_in_progress,
+    media.ImageRequest: image_requests,
     media.ImageResponse: image_responses, media.EmbeddingRequest: embedding_requests,
     media.EmbeddingResponse: embedding_responses, media.MediaProgress: media_progress,
     media.MediaCompleted: media_completed,

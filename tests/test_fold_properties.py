@@ -110,6 +110,23 @@ def test_every_prefix_folds(scripts: list[Script]) -> None:
 
 @given(turns)
 @settings(max_examples=50, deadline=None)
+def test_a_failure_anywhere_keeps_what_the_tools_answered(scripts: list[Script]) -> None:
+    events, _, base = _run("stream", scripts)
+    failure = allm.ErrorInfo(reason="timeout")
+    answered = []
+    for size, event in enumerate(events[:-1]):
+        if isinstance(event, allm.ToolResultEncoded):
+            answered.append(event.message)
+        fold = allm.ChatFold(base)
+        for earlier in (*events[: size + 1], allm.StreamFailed(failure)):
+            fold.add(earlier)
+        result = fold.result()
+        assert (result.halted_reason, result.error) == ("error", failure)
+        assert [message for message in result.thread.messages if message.role == "tool"] == answered
+
+
+@given(turns)
+@settings(max_examples=50, deadline=None)
 def test_events_fold_in_another_process(scripts: list[Script]) -> None:
     events, _, base = _run("stream", scripts)
     loaded = [allm.from_json(allm.to_json(event)) for event in events]

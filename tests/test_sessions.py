@@ -27,6 +27,8 @@ def session_of(face: Face, status: str) -> allm.Session:
         return face.session("start", fake(ASK, tools=[ask]), "hi", id="s").session
     if status == "awaiting_tools":
         return face.session("start", fake(CALL, tools=[double]), "hi", id="s", mode="manual").session
+    if status == "interrupted":
+        return allm.SessionFold(session_of(face, "idle")).session
     with pytest.raises(allm.InvalidRequestError) as caught:
         face.session("start", fake(FAILED), "hi", id="s")
     return caught.value.partial.session  # type: ignore[no-any-return]
@@ -39,6 +41,7 @@ TABLE = {
     "awaiting_user": "no yes no yes no no",
     "awaiting_tools": "no no no no no yes",
     "error": "no yes yes yes yes no",
+    "interrupted": "no yes yes yes yes no",
 }
 OPERATIONS = ("start", "reply", "resume", "resume with", "step", "submit")
 
@@ -122,12 +125,34 @@ def test_manual_cycle(face: Face) -> None:
 
 def test_submitting_is_all_or_nothing(face: Face) -> None:
     session = session_of(face, "awaiting_tools")
-    for batch in ([("c1", "2"), ("nothing", "3")], [("c1", "2"), ("c1", "2")]):
-        with pytest.raises(allm.SessionError) as caught:
-            session.submit_tool_results(batch)
-        assert caught.value.info.code == "unknown_tool_call_id"
+    with pytest.raises(allm.SessionError, match=r"nothing was submitted.*pending: c1, c2") as caught:
+        session.submit_tool_results([("c1", "2"), ("x", "3"), ("c1", "2"), ("y", "4"), ("c2", "4")])
+    assert caught.value.info.code == "unknown_tool_call_id"
+    assert caught.value.info.problems == (
+        ("x", "not_pending"), ("y", "not_pending"), ("c1", "answered_twice"),
+    )  # fmt: skip
+    with pytest.raises(allm.ValidationError, match=r"results\['c2'\]"):
+        session.submit_tool_results([("c1", "2"), ("c2", object())])
+    assert session == session_of(face, "awaiting_tools")
     assert session.submit_tool_results([]) is session
     assert session.submit_tool_results([("c1", "2"), ("c2", "4")]).status == "idle"
+
+
+def test_results_may_be_parts_and_errors() -> None:
+    waiting = allm.Session(status="awaiting_tools", pending_tool_calls=(allm.ToolCall("a", "look"),))
+    picture = allm.ImagePart(image=allm.Image.from_bytes(b"GIF89a"))
+    assert waiting.submit_tool_result("a", [picture]).messages[0].content == (picture,)
+    assert waiting.submit_tool_result("a", "gone", is_error=True).messages[0].is_error
+
+
+def test_every_change_has_a_revision_of_its_own(face: Face) -> None:
+    """What two writers make of one session cannot be mistaken for each other's successor."""
+    session = session_of(face, "awaiting_tools")
+    first, second = session.submit_tool_result("c1", "2"), session.submit_tool_result("c2", "4")
+    assert first.revision == second.revision == session.revision + 1
+    assert session.append_user("Hi").revision == session.revision + 1
+    idle = first.submit_tool_result("c2", "4")
+    assert face.session("resume", fake(DONE), idle).session.revision == idle.revision + 1
 
 
 def test_only_the_manual_calls_are_pending(face: Face) -> None:
@@ -146,9 +171,9 @@ def test_a_failure_does_not_kill_a_conversation(face: Face) -> None:
     turn = caught.value.partial
     assert isinstance(turn, allm.SessionTurn)
     assert isinstance(turn.result, allm.ChatResult)
-    assert isinstance(turn.result, allm.ChatResult)
     assert (turn.session.status, turn.result.halted_reason) == ("error", "error")
     assert turn.session.error == caught.value.info
+    assert turn.session.progress is None
     assert [m.role for m in turn.session.messages] == ["user", "assistant", "tool", "tool"]
     session, _ = face.session("resume", engine, turn.session)
     assert [m.role for m in session.messages] == ["user", "assistant", "tool", "tool", "assistant"]
@@ -212,6 +237,14 @@ def test_context_and_id_reach_the_tools(face: Face) -> None:
     assert got[2].idempotency_key == "s/3/tool/0"
 
 
+def test_halting_with_an_own_word_is_completed_and_remembered(face: Face) -> None:
+    stop = named("stop", lambda _: allm.Halt("enough", {"n": 1}))
+    start = allm.Session(thread=allm.Thread().add_user("hi"), metadata={"mine": 1})
+    session, result = face.session("start", fake(calls(("a", "stop", {})), tools=[stop]), start)
+    assert (session.status, result.halted_reason) == ("completed", "enough")
+    assert session.metadata == {"mine": 1, "halt_tool_call_id": "a", "halt_result": {"n": 1}}
+
+
 STREAMS = ("stream_start", "stream_reply", "stream_resume", "stream_step")
 
 
@@ -232,6 +265,22 @@ def test_a_cancelled_turn_leaves_the_session_as_it_was(face: Face, verb: str) ->
     with pytest.raises(allm.CancelledError) as caught:
         face.result(stream)
     assert caught.value.partial.session == session
+    result = caught.value.partial.result
+    assert (result.halted_reason if verb == "stream_reply" else result.response.finish_reason) == "cancelled"
+
+
+@pytest.mark.parametrize("verb", STREAMS)
+def test_a_fold_gives_what_the_verb_gives(face: Face, verb: str) -> None:
+    """Of the original's reducer: fed with the events of a stream it makes the same turn, asked twice too."""
+    before = session_of(face, "completed" if verb == "stream_reply" else "idle")
+    message = "go" if verb == "stream_reply" else None
+    given = (before,) if message is None else (before, message)
+    seen = face.events(fake(CALL, DONE, tools=[double]), *given, verb=f"sessions.{verb}")
+    fold = allm.SessionFold(before, message, "step" if verb == "stream_step" else "chat")
+    for event in seen.events:
+        fold.add(event)
+    assert fold.result() == fold.result() == seen.result
+    assert fold.session == seen.result.session
 
 
 # Storing
@@ -273,4 +322,4 @@ def test_a_stored_conversation_asks_the_same(face: Face, store: Any) -> None:
     kept, stored = _conversation(face, _kept), _conversation(face, store)
     assert stored == kept
     assert [allm.to_json(request) for request in stored[0]] == [allm.to_json(request) for request in kept[0]]
-    assert kept[1].revision == 6
+    assert kept[1].revision == 8  # six answers of the model, two results

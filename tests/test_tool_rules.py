@@ -627,7 +627,7 @@ def test_the_session_of_a_failure_while_tools_run_goes_on(
         face.session(verb, fake(bank.script, tools=bank.tools), session, **late)
     session = caught.value.partial.session
     assert (session.status, session.error) == ("error", caught.value.info)
-    assert bank.kept(session.thread)
+    assert bank.kept(caught.value.partial.result.thread)
     after, _ = face.session("resume", fake(DONE, tools=bank.tools), session)
     assert (after.status, bank.payments) == ("completed", 1)
 

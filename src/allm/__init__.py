@@ -43,7 +43,8 @@ _HOMES: Final = {
     "allm.data.messages": "Message Thread assistant system tool_result user",
     "allm.data.requests": "ModelRef Request ResponseFormat ToolSpec json_schema",
     "allm.data.responses": "ChatResult Response StepResult Usage",
-    "allm.data.sessions": "Session SessionTurn",
+    "allm.data.sessions": "Progress Session SessionTurn",
+    "allm.loops.session": "SessionFold",
     "allm.data.failure": "ErrorInfo",
     "allm.data.events": (
         "AskUserRequested ChatCompleted Event MessageCompleted MessageStarted RawChunk ReasoningCompleted"
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
     from allm.folds import fold as fold
     from allm.limits import Limits as Limits
     from allm.limits import Timeouts as Timeouts
+    from allm.loops.session import SessionFold as SessionFold
     from allm.middleware import HookContext as HookContext
     from allm.middleware import Middleware as Middleware
     from allm.middleware import Refuse as Refuse

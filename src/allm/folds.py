@@ -1,7 +1,7 @@
 """Events into results: pure. What a stream gives and what a blocking call returns are one fold.
 
-`RunFold` is the fold that loops and streams use; `ResponseFold` and `ChatFold` are its two plain
-uses. Folding is by kind of event, never by generic merging, and costs one list append a delta.
+`RunFold` is the fold that loops and streams use; `ResponseFold` and `ChatFold` are its two plain uses.
+Folding is by kind of event, never by generic merging, and costs one list append a delta.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from allm.data.content import Part, ReasoningPart, TextPart, ToolCall
 from allm.data.events import (
-    AskUserRequested,
     ChatCompleted,
     Event,
     MessageCompleted,
@@ -36,6 +35,7 @@ from allm.data.events import (
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread
 from allm.data.responses import ChatResult, Response, StepResult, Usage
+from allm.data.sessions import Progress
 
 Result = Response | StepResult | ChatResult
 
@@ -80,6 +80,8 @@ class ResponseFold:
         take = _TAKERS.get(type(event))
         if take is not None:
             take(self, event)
+        elif type(event) is StreamFailed:
+            self.error = event.error
 
     def _text(self, event: TextDelta) -> None:
         part = self._open.get(event.index)
@@ -128,9 +130,6 @@ class ResponseFold:
 
     def _completed(self, event: MessageCompleted) -> None:
         self.ended = event.response
-
-    def _failed(self, event: StreamFailed) -> None:
-        self.error = event.error
 
     def _close(self, index: int, part: Part) -> None:
         self._open.pop(index, None)
@@ -185,7 +184,6 @@ _TAKERS: Final[dict[type[Any], Callable[[ResponseFold, Any], None]]] = {
     MessageStarted: ResponseFold._started,
     UsageReported: ResponseFold._usage,
     MessageCompleted: ResponseFold._completed,
-    StreamFailed: ResponseFold._failed,
 }
 
 
@@ -200,58 +198,96 @@ def assistant_message(parts: Iterable[Part]) -> Message:
 
 
 class RunFold:
-    """The events of a whole run. `layer` says what `result()` is; `base` is the thread it began with.
+    """The events of a whole run. `layer` says what `result()` is; `base` is the thread it began with,
+    `begun` the step that a run which goes on after a cut began with. The events of a cut run and of the one
+    that went on may be folded one after the other.
 
     Of a run that broke off, the result is `cancelled`, or `error` where it failed; what the last turn
     had brought is in the last step; where its tools were running, so are their results, and it counts.
     """
 
     def __init__(
-        self, layer: Literal["response", "step", "chat"] = "chat", base: Thread | None = None
+        self,
+        layer: Literal["response", "step", "chat"] = "chat",
+        base: Thread | None = None,
+        begun: Progress | None = None,
     ) -> None:
+        begun = begun or Progress()
         self.layer = layer
         self.base = base or Thread()
         self.turn = ResponseFold()
-        self.tool_messages: list[Message] = []
-        self.asked: AskUserRequested | None = None
+        self.turn.ended = begun.response
+        self.asked = begun.asked
+        self.approved = begun.approved
+        self.started = list(begun.started)
+        self.results = list(begun.results)
         self.steps: list[StepResult] = []
         self.chat: ChatResult | None = None
         self.error: ErrorInfo | None = None
-        self._in_turn = False
-        self._in_tools = False
+        self.in_turn = begun.response is not None
+        self._turns = begun.turns
+        self._last = begun
+        self._back: tuple[list[StepResult], Progress] | None = None
+        self._second_pass = False
 
     def add(self, event: Event) -> None:
         kind = type(event)
-        if kind is TextDelta:  # the one kind that comes by the thousand
-            self._in_turn = True
+        if kind is TextDelta and self.in_turn:  # the one kind that comes by the thousand
             self.turn._text(event)  # type: ignore[arg-type]
             return
         take = _TAKERS.get(kind)
-        if kind is StreamFailed:
-            self.error = event.error  # type: ignore[union-attr]
-            self._in_turn = self._in_turn or event.error.phase != "output"  # type: ignore[union-attr]
-            if not self._tools_ran:
-                self.turn.add(event)
-        elif take is not None:
-            self._in_turn = self._in_turn or kind is not Retrying
+        if take is not None:
+            if kind is MessageStarted:
+                self._new_turn(begun=True)
+            elif not self.in_turn:
+                if kind is Retrying or kind is RawChunk:
+                    self._between(event)
+                    return
+                self._new_turn(begun=True)
             take(self.turn, event)
         elif kind is ToolExecutionStarted:
-            self._in_tools = True
+            self._back = None
+            self.started.append(event.call.id)  # type: ignore[union-attr]
         elif kind is ToolResultEncoded:
-            self._in_tools = True
-            self.tool_messages.append(event.message)  # type: ignore[union-attr]
+            self._back = None
+            self.results.append(event)  # type: ignore[arg-type]
         elif kind is StepCompleted:
-            self.steps.append(event.result)  # type: ignore[union-attr, arg-type]
-            self._next_turn()
+            self._end_step(event.result)  # type: ignore[union-attr, arg-type]
         elif kind is ChatCompleted:
             self.chat = event.result  # type: ignore[union-attr, assignment]
-        elif kind is AskUserRequested:
-            self.asked = self.asked or event  # type: ignore[assignment]
+        elif kind is StreamFailed:
+            self._fail(event)  # type: ignore[arg-type]
 
-    def _next_turn(self) -> None:
+    def _new_turn(self, begun: bool) -> None:
         self.turn = ResponseFold()
-        self.tool_messages = []
-        self._in_turn = self._in_tools = False
+        self.started, self.results, self.asked, self.approved = [], [], (), ()
+        self.in_turn = begun
+
+    def _end_step(self, result: StepResult) -> None:
+        if not self.in_turn and self.steps:  # a run that went on says again how its step ended
+            self.steps[-1] = result
+            return
+        if not self._second_pass:
+            self._back = None
+        self._last = self._in_progress(result.response, result.asked)
+        self.steps.append(result)
+        self._new_turn(begun=False)
+
+    def _between(self, event: Any) -> None:
+        """Where the loop asks about the answer that has just come, to mend it or for a second pass, it says
+        so before: a run that is cut in there goes back to that answer."""
+        from allm.partial import SECOND_PASS
+
+        self._second_pass = self._second_pass or (type(event) is RawChunk and event.data == SECOND_PASS)
+        mended = type(event) is Retrying and event.error.reason == "output_invalid"
+        if self._back is None and self.steps and (mended or self._second_pass):
+            self._back = (self.finished, self.progress)
+
+    def _fail(self, event: StreamFailed) -> None:
+        self.error = event.error
+        self.in_turn = self.in_turn or event.error.phase != "output"
+        if not self.in_tools:
+            self.turn.add(event)
 
     @property
     def complete(self) -> bool:
@@ -262,6 +298,39 @@ class RunFold:
             return self.chat is not None
         return bool(self.steps) if self.layer == "step" else self.turn.ended is not None
 
+    @property
+    def in_tools(self) -> bool:
+        """Whether the model's turn is over and its tools are running: then what it said stands."""
+        return self.in_turn and self.turn.ended is not None and bool(self.started or self.results)
+
+    @property
+    def finished(self) -> list[StepResult]:
+        """The steps that are behind the run; until the next one begins the last is not, it may be the end."""
+        if self._back is not None:
+            return self._back[0]
+        return self.steps if self.in_turn else self.steps[:-1]
+
+    @property
+    def progress(self) -> Progress:
+        """The step after the finished ones, as data: how far it has come."""
+        if self._back is not None:
+            return self._back[1]
+        if not self.in_turn and self.steps:
+            return self._last
+        if self.turn.ended is None:
+            return Progress(turns=self._turns + len(self.steps))
+        return self._in_progress(self.turn.response, self.asked)
+
+    def _in_progress(self, response: Response, asked: tuple[Message, ...]) -> Progress:
+        return Progress(
+            turns=self._turns + len(self.steps),
+            asked=asked,
+            response=response,
+            started=tuple(self.started),
+            results=tuple(self.results),
+            approved=self.approved,
+        )
+
     def result(self) -> Any:
         if self.layer == "chat":
             return self.chat if self.chat is not None else self._broken_chat()
@@ -269,21 +338,23 @@ class RunFold:
             return self.steps[-1] if self.steps else self._broken_step(base=self.base)
         return self.turn.response
 
-    @property
-    def _tools_ran(self) -> bool:
-        """Whether the model's turn was over and its tools were running: then what it said stands."""
-        return self._in_tools and self.turn.ended is not None
-
     def _broken_step(self, base: Thread | None = None) -> StepResult:
         response, metadata = self.turn.response, {}
-        if self.error is not None and self._tools_ran:
+        if self.error is not None and self.in_tools:
             response, metadata = replace(response, error=self.error), {"halted_reason": "error"}
         place = {call.id: position for position, call in enumerate(response.tool_calls)}
-        results = tuple(sorted(self.tool_messages, key=lambda m: place.get(m.tool_call_id or "", -1)))
-        return StepResult(response=response, tool_results=results, done=True, base=base, metadata=metadata)
+        messages = [result.message for result in self.results]
+        return StepResult(
+            response=response,
+            asked=self.asked,
+            tool_results=tuple(sorted(messages, key=lambda m: place.get(m.tool_call_id or "", -1))),
+            done=True,
+            base=base,
+            metadata=metadata,
+        )
 
     def _broken_chat(self) -> ChatResult:
-        steps = self.steps if not self._in_turn else [*self.steps, self._broken_step()]
+        steps = self.steps if not self.in_turn else [*self.steps, self._broken_step()]
         return ChatResult(
             base=self.base,
             steps=tuple(steps),
@@ -308,9 +379,9 @@ def fold(events: Iterable[Event], base: Thread | None = None) -> Result:
     for event in events:
         state.add(event)
     if state.chat is None:
-        if not state.steps and not state._in_tools:
+        if not state.steps and not (state.started or state.results):
             state.layer = "response"
-        elif len(state.steps) <= 1 and not state._in_turn:
+        elif len(state.steps) <= 1 and not state.in_turn:
             state.layer = "step"
     result: Result = state.result()
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -16,6 +16,7 @@ from allm.limits import Limits, Timeouts
 
 if TYPE_CHECKING:
     from allm.data.media import EmbeddingRequest, EmbeddingResponse, ImageRequest, ImageResponse
+    from allm.data.sessions import Session
 
 
 class KeyRule(Struct, frozen=True):
@@ -196,6 +197,32 @@ class Observer(Protocol):
     def event(self, event: Event, ctx: Any) -> None: ...
     def span_started(self, span: Any) -> None: ...
     def span_ended(self, span: Any) -> None: ...
+
+
+class SessionEntry(NamedTuple):
+    """One line of a store's list. `updated` is seconds since 1970, `title` the first text of the user."""
+
+    id: str
+    title: str
+    updated: float
+    revision: int
+    status: str
+    messages: int
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept between turns; two writers never overwrite each other unseen.
+
+    `save` puts a session in the place of its revision `expected_revision`, `None` says that it is new;
+    it raises `SessionError` with the code `revision_conflict`, naming both revisions, where somebody else
+    has written meanwhile. `load` raises `SessionError` where there is no such session; `list` has the one
+    saved last first; `delete` says whether there was one.
+    """
+
+    def load(self, id: str) -> Session: ...
+    def save(self, session: Session, expected_revision: int | None = None) -> None: ...
+    def list(self) -> tuple[SessionEntry, ...]: ...
+    def delete(self, id: str) -> bool: ...
 
 
 class ImageAdapter(Protocol):

@@ -1009,6 +1009,20 @@ def timed_out(tool_name: str, call: ToolCall, seconds: float) -> ErrorInfo:
     return _failure(tool_name, call, "timeout", f"the tool {tool_name} gave no result within {seconds:g} s")
 
 
+def interrupted(call: ToolCall) -> ErrorInfo:
+    """The failure of a call of which nobody knows whether it ran: its run was cut and resumed."""
+    text = (
+        f"the run was interrupted while the tool {call.name} was running: it may or may not have taken "
+        "effect, and was not run again"
+    )
+    return _failure(call.name, call, "interrupted", text)
+
+
+def not_run(call: ToolCall) -> ErrorInfo:
+    """The failure of a call that was not run: its run was cut and not resumed."""
+    return _failure(call.name, call, "not_run", f"the tool {call.name} was not run: the run was interrupted")
+
+
 def unknown_tool(call: ToolCall, names: Sequence[str]) -> ErrorInfo:
     """The failure of a call to a tool that does not exist; `names` are those that do."""
     known, name = ", ".join(names) or "none", call.name[:_MAX_NAME]

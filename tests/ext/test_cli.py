@@ -390,6 +390,67 @@ def test_a_failed_turn_is_kept_and_tried_again(
     assert [message.text for message in adapter.requests[1].messages] == ["hi"]
 
 
+def test_a_chat_that_was_cut_goes_on(
+    play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How far the turn had come was stored before each tool, so that a crash loses none of it."""
+    path = tmp_path / "mine.py"
+    path.write_text("import allm\n@allm.tool\ndef first() -> str:\n    return 'done'\n")
+    calls = [{"tool_call": {"id": name, "name": "first"}} for name in ("a", "b")]
+    adapter = play(calls, [{"text": "now"}])
+    saved: list[allm.Session] = []
+
+    class Recording(SQLiteStore):
+        def save(self, session: allm.Session, expected_revision: int | None = None) -> None:
+            super().save(session, expected_revision)
+            saved.append(session)
+
+    monkeypatch.setattr(cli, "SQLiteStore", Recording)
+    typed(monkeypatch, "go")
+    assert cli.main(["chat", "--tools", str(path)]) == 0
+    assert [session.status for session in saved] == ["interrupted"] * 4 + ["completed"]
+    capsys.readouterr()
+    SQLiteStore().delete(saved[0].id or "")
+    SQLiteStore().save(saved[2])  # after the third event of the tools: one of them has answered
+    play([{"text": "now"}])
+    typed(monkeypatch, "/retry")
+    assert cli.main(["chat", "--tools", str(path)]) == 0
+    assert capsys.readouterr().out == "now\n"
+    after = SQLiteStore().load(saved[0].id or "")
+    assert (after.status, len(after.messages), len(adapter.requests)) == ("completed", 5, 2)
+
+
+def test_a_turn_that_the_user_stops_leaves_nothing(
+    play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import allm\n@allm.tool\ndef first() -> str:\n    return 'done'\n")
+    call = {"tool_call": {"id": "a", "name": "first"}}
+    play([call], [{"text": "one"}], [call])
+    shows = cli._Chat._event
+
+    def stops(self: Any, event: Any) -> None:
+        shows(self, event)
+        if isinstance(event, allm.ToolResultEncoded) and stopping:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli._Chat, "_event", stops)
+    stopping = True
+    typed(monkeypatch, "go")
+    assert cli.main(["chat", "--tools", str(path)]) == 130
+    assert SQLiteStore().list() == ()
+    stopping = False
+    play([{"text": "one"}], [call])
+    typed(monkeypatch, "go")
+    assert cli.main(["chat"]) == 0
+    (kept,) = SQLiteStore().list()
+    stopping = True
+    typed(monkeypatch, "more")
+    assert cli.main(["chat", "--tools", str(path)]) == 130
+    assert SQLiteStore().load(kept.id).status == "completed"
+    assert len(SQLiteStore().load(kept.id).messages) == 2
+
+
 def test_a_terminal_chat_survives_failures(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     play([{"error": "invalid_request"}], [{"text": "now"}])
     lines = iter(["hi", "/bogus", "/retry"])

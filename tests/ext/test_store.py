@@ -1,9 +1,11 @@
-"""The session store: compare-and-set, listing, and a file that is nobody else's business."""
+"""The session stores: compare-and-set, listing, and a file that is nobody else's business."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +15,9 @@ from msgspec.structs import replace
 
 import allm
 from allm.ext import store
-from allm.ext.store import SQLiteStore
+from allm.ext.store import MemoryStore, SQLiteStore
+from allm.ports import SessionStore
+from tests.test_loop import DONE, calls, double, fake
 
 
 def session(id: str = "a", text: str = "Hi", revision: int = 1) -> allm.Session:
@@ -22,32 +26,46 @@ def session(id: str = "a", text: str = "Hi", revision: int = 1) -> allm.Session:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> SQLiteStore:
+def file(tmp_path: Path) -> SQLiteStore:
     return SQLiteStore(tmp_path / "deep" / "sessions.db")
 
 
-def test_what_is_saved_is_loaded(kept: SQLiteStore) -> None:
+@pytest.fixture(params=["sqlite", "memory"])
+def kept(request: pytest.FixtureRequest, file: SQLiteStore) -> SessionStore:
+    return file if request.param == "sqlite" else MemoryStore()
+
+
+def test_what_is_saved_is_loaded(kept: SessionStore) -> None:
     kept.save(session())
     assert kept.load("a") == session()
-    assert SQLiteStore(kept.path).load("a") == session()
 
 
-def test_an_empty_store_makes_no_file(kept: SQLiteStore) -> None:
+def test_another_store_on_the_file_has_the_same(file: SQLiteStore) -> None:
+    file.save(session())
+    assert SQLiteStore(file.path).load("a") == session()
+
+
+def test_an_empty_store(kept: SessionStore) -> None:
     assert kept.list() == ()
     assert not kept.delete("a")
     with pytest.raises(allm.SessionError, match="no session 'a'"):
         kept.load("a")
-    assert not kept.path.exists()
 
 
-def test_the_expected_revision_is_replaced(kept: SQLiteStore) -> None:
+def test_reading_makes_no_file(file: SQLiteStore) -> None:
+    assert file.list() == ()
+    assert not file.delete("a")
+    assert not file.path.exists()
+
+
+def test_the_expected_revision_is_replaced(kept: SessionStore) -> None:
     kept.save(session())
     kept.save(session(revision=2), expected_revision=1)
     assert kept.load("a").revision == 2
 
 
 @pytest.mark.parametrize(("expected", "found"), [(None, "that it is new"), (0, "revision 0")])
-def test_a_conflict_says_so_and_changes_nothing(kept: SQLiteStore, expected: int | None, found: str) -> None:
+def test_a_conflict_says_so_and_changes_nothing(kept: SessionStore, expected: int | None, found: str) -> None:
     kept.save(session())
     with pytest.raises(allm.SessionError, match=f"conflict.*{found}, but revision 1 is stored") as caught:
         kept.save(session(text="other", revision=3), expected_revision=expected)
@@ -55,14 +73,14 @@ def test_a_conflict_says_so_and_changes_nothing(kept: SQLiteStore, expected: int
     assert kept.load("a") == session()
 
 
-def test_a_conflict_with_a_deleted_session(kept: SQLiteStore) -> None:
+def test_a_conflict_with_a_deleted_session(kept: SessionStore) -> None:
     kept.save(session())
     assert kept.delete("a")
     with pytest.raises(allm.SessionError, match="it is gone"):
         kept.save(session(revision=2), expected_revision=1)
 
 
-def test_of_many_writers_one_wins(kept: SQLiteStore) -> None:
+def test_of_many_writers_one_wins(kept: SessionStore) -> None:
     kept.save(session())
     outcomes: list[bool] = []
 
@@ -81,7 +99,7 @@ def test_of_many_writers_one_wins(kept: SQLiteStore) -> None:
     assert sorted(outcomes) == [False] * 7 + [True]
 
 
-def test_the_list_is_newest_first_with_titles(kept: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_is_newest_first_with_titles(kept: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1, 9))
     monkeypatch.setattr(store, "time", lambda: float(next(clock)))
     kept.save(session("a", "First\n\x1b[31m question"))
@@ -93,16 +111,88 @@ def test_the_list_is_newest_first_with_titles(kept: SQLiteStore, monkeypatch: py
     assert second.title == "x" * 77 + "..."
 
 
-def test_a_session_needs_an_id(kept: SQLiteStore) -> None:
+def test_a_session_needs_an_id(kept: SessionStore) -> None:
     with pytest.raises(allm.SessionError, match="without an id"):
         kept.save(replace(session(), id=None))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
-def test_only_the_user_may_look(kept: SQLiteStore) -> None:
+WRITER = """
+import sys
+import allm
+from allm.ext.store import SQLiteStore
+
+store, name = SQLiteStore(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+conflicts = 0
+for number in range(25):
+    while True:
+        try:
+            found = store.load("a")
+            store.save(found.append_user(f"{name}{number}"), found.revision)
+            break
+        except allm.SessionError as error:
+            assert error.info.code == "revision_conflict", error
+            conflicts += 1
+print(conflicts)
+"""
+
+
+def test_two_processes_lose_nothing(file: SQLiteStore) -> None:
+    """Each puts in its 25 messages, loading again after each conflict; both begin at once."""
+    file.save(allm.Session(id="a"))
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(file.path), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(allm.__file__).parent.parent)},
+        )
+        for name in "xy"
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    outputs = []
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        outputs.append(writer.communicate(timeout=60)[0])
+        assert writer.returncode == 0
+    loaded = file.load("a")
+    assert sorted(message.text for message in loaded.messages) == sorted(
+        f"{name}{number}" for name in "xy" for number in range(25)
+    )
+    assert loaded.revision == 50
+    assert all(output.strip().isdigit() for output in outputs)
+
+
+def test_a_turn_is_kept_event_by_event(kept: SessionStore) -> None:
+    """A checkpoint at each event; of two who go on with what is stored the second is told."""
     kept.save(session())
-    assert stat.S_IMODE(kept.path.parent.stat().st_mode) == 0o700
-    assert stat.S_IMODE(kept.path.stat().st_mode) == 0o600
+    engine = fake(calls(("c", "double", {"n": 2})), DONE, tools=[double])
+    fold = allm.SessionFold(kept.load("a"), "Go on")
+    late = allm.SessionFold(kept.load("a"), "Go on").session
+    with allm.sessions.stream_reply(engine, kept.load("a"), "Go on") as events:
+        stored = kept.load("a").revision
+        for event in events:
+            fold.add(event)
+            kept.save(fold.session, stored)
+            stored = fold.session.revision
+            assert kept.load("a") == fold.session
+    with pytest.raises(allm.SessionError, match="expected revision 1, but revision 3 is stored"):
+        kept.save(late, 1)
+    assert kept.list()[0].status == "completed"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
+def test_only_the_user_may_look(file: SQLiteStore) -> None:
+    file.save(session())
+    assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
 
 
 def test_a_file_that_is_no_store(tmp_path: Path) -> None:
@@ -112,13 +202,13 @@ def test_a_file_that_is_no_store(tmp_path: Path) -> None:
         SQLiteStore(path).list()
 
 
-def test_a_store_of_a_newer_version(kept: SQLiteStore) -> None:
-    kept.save(session())
-    connection = sqlite3.connect(kept.path)
+def test_a_store_of_a_newer_version(file: SQLiteStore) -> None:
+    file.save(session())
+    connection = sqlite3.connect(file.path)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     with pytest.raises(allm.SessionError, match="version 7"):
-        kept.list()
+        file.list()
 
 
 def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

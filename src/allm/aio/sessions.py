@@ -14,6 +14,7 @@ from allm.drivers import session_run
 from allm.drivers.stream import AsyncStream
 from allm.engine import Engine
 from allm.loops import session as rules
+from allm.loops.session import submit as submit
 from allm.options import CallOptions
 
 

@@ -44,6 +44,7 @@ _NAMES: Final[dict[type[Struct], str]] = {
     responses.Response: "response",
     sessions.Session: "session",
     sessions.SessionTurn: "session_turn",
+    sessions.Progress: "progress",
     media.ImageRequest: "image_request",
     media.EmbeddingRequest: "embedding_request",
 }

@@ -104,9 +104,15 @@ class ToolExecutionCompleted(_Event, frozen=True, tag="tool_execution_completed"
 
 
 class ToolResultEncoded(_Holder, frozen=True, tag="tool_result_encoded"):
-    """The message with which call `message.tool_call_id` is answered."""
+    """The message with which call `message.tool_call_id` is answered. `halt` says how the call ends the loop,
+    where it does, so that a run that is cut here still ends."""
 
     message: Message
+    halt: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.halt:
+            normalise(self, "halt")
 
 
 class AskUserRequested(_Holder, frozen=True, tag="ask_user_requested"):

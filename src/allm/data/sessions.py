@@ -1,28 +1,55 @@
-"""A resumable conversation as data: `Session` and the outcome of one turn of it."""
+"""A resumable conversation as data: `Session`, the outcome of a turn of it, how far a cut turn had come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from allm.data import Data
 from allm.data.content import Part, ToolCall
+from allm.data.events import ToolResultEncoded
 from allm.data.failure import ErrorInfo
 from allm.data.freeform import normalise, tupled
 from allm.data.messages import Message, Thread, tool_result, user
-from allm.data.responses import ChatResult, StepResult
-from allm.errors import SessionError
+from allm.data.responses import ChatResult, Response, StepResult
+from allm.errors import SessionError, ValidationError
 
-STATUSES: Final = ("idle", "awaiting_user", "awaiting_tools", "completed", "error")
+STATUSES: Final = ("idle", "awaiting_user", "awaiting_tools", "completed", "error", "interrupted")
+
+
+class Progress(Data, frozen=True, kw_only=True):
+    """A step that is not over, so that its turn goes on there: it was cut, or calls of it were approved.
+
+    `revision` is the one in the ids of its effects; `turns` how many steps of the turn are finished, with
+    their messages in the thread. `asked` is what the loop itself said to the model, `response` the answer,
+    `None` where it has not come. `started` are the ids of the calls whose handlers have begun, `results` what
+    answers calls already: nothing of it is asked or run again. `approved` are calls that may run, with the
+    arguments that were decided on.
+    """
+
+    revision: int = 0
+    turns: int = 0
+    asked: tuple[Message, ...] = ()
+    response: Response | None = None
+    started: tuple[str, ...] = ()
+    results: tuple[ToolResultEncoded, ...] = ()
+    approved: tuple[ToolCall, ...] = ()
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "extra")
+        tupled(self, "asked", "started", "results", "approved")
 
 
 class Session(Data, frozen=True, kw_only=True):
     """A conversation that is saved and resumed. `status` is one of `STATUSES`.
 
-    `revision` grows with every turn, by the model calls made, so that two writers are noticed. `context` is
-    the caller's own, handed to tools.
+    `revision` grows with every change, by one for each model call, message or batch of tool results, so that
+    two writers are noticed. `progress` is the step that is to be gone on with. `context` is the caller's own,
+    handed to tools.
     """
 
     id: str | None = None
@@ -35,6 +62,7 @@ class Session(Data, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     context: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
+    progress: Progress | None = None
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -45,44 +73,72 @@ class Session(Data, frozen=True, kw_only=True):
     def messages(self) -> tuple[Message, ...]:
         return self.thread.messages
 
+    @property
+    def base_revision(self) -> int:
+        """The revision in the ids of the next effects; a step that is gone on with keeps its own."""
+        return self.revision if self.progress is None else self.progress.revision
+
     def append(self, message: Message) -> Session:
-        return msgspec.structs.replace(self, thread=self.thread.add_message(message))
+        return replace(self, thread=self.thread.add_message(message), revision=self.revision + 1)
 
     def append_user(self, content: str | Iterable[Part]) -> Session:
         return self.append(user(content))
 
     def submit_tool_result(self, call_id: str, value: Any, *, is_error: bool = False) -> Session:
-        """Answer one pending call; text goes as it is, all else as JSON."""
+        """Answer one pending call; text and parts go as they are, all else as JSON."""
         return self.submit_tool_results([(call_id, value)], is_error=is_error)
 
     def submit_tool_results(self, results: Iterable[tuple[str, Any]], *, is_error: bool = False) -> Session:
-        """Answer pending calls, all or none. Raises `SessionError` for a call that is not pending."""
-        pending = {call.id: call for call in self.pending_tool_calls}
-        added = []
-        for call_id, value in results:
-            if pending.pop(call_id, None) is None:
-                known = ", ".join(call.id for call in self.pending_tool_calls) or "none"
-                raise SessionError(
-                    ErrorInfo(
-                        reason="session_invalid",
-                        code="unknown_tool_call_id",
-                        message=f"no call {call_id!r} is pending (pending: {known})",
-                        call_id=call_id,
-                    )
-                )
-            added.append(tool_result(call_id, _result_text(value), is_error=is_error))
-        if not added:
+        """Answer pending calls, all or none.
+
+        Raises `SessionError` that names every call which is not pending, and `ValidationError` for a value
+        that JSON cannot hold; the session stays as it is.
+        """
+        given = list(results)
+        if not given:
             return self
-        return msgspec.structs.replace(
+        self._check_pending([call_id for call_id, _ in given])
+        answered = {call_id for call_id, _ in given}
+        pending = tuple([call for call in self.pending_tool_calls if call.id not in answered])
+        messages = [tool_result(id, _content(id, value), is_error=is_error) for id, value in given]
+        return replace(
             self,
-            thread=self.thread.add_messages(added),
-            pending_tool_calls=tuple(pending.values()),
+            thread=self.thread.add_messages(messages),
+            pending_tool_calls=pending,
             status="awaiting_tools" if pending else "idle",
+            revision=self.revision + 1,
         )
 
+    def _check_pending(self, ids: list[str]) -> None:
+        pending = [call.id for call in self.pending_tool_calls]
+        unknown = [id for id in dict.fromkeys(ids) if id not in pending]
+        twice = [id for id in dict.fromkeys(ids) if id in pending and ids.count(id) > 1]
+        problems = [(id, "not_pending") for id in unknown] + [(id, "answered_twice") for id in twice]
+        if problems:
+            listed = "; ".join(f"{id!r}: {reason}" for id, reason in problems)
+            text = f"nothing was submitted: {listed} (pending: {', '.join(pending) or 'none'})"
+            raise SessionError(
+                ErrorInfo(
+                    reason="session_invalid",
+                    code="unknown_tool_call_id",
+                    message=text,
+                    call_id=problems[0][0],
+                    problems=tuple(problems),
+                )
+            )
 
-def _result_text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+def _content(call_id: str, value: Any) -> str | tuple[Part, ...]:
+    if isinstance(value, str):
+        return value
+    items = value if isinstance(value, list | tuple) else (value,)
+    if items and all(isinstance(item, Part) for item in items):
+        return tuple(items)
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        problem = (f"results[{call_id!r}]", f"not_json ({error})")
+        raise ValidationError.of("nothing was submitted", problem) from error
 
 
 class SessionTurn(Data, frozen=True):
@@ -91,7 +147,7 @@ class SessionTurn(Data, frozen=True):
     session: Session
     result: ChatResult | StepResult
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.session, self.result))
 
     @property

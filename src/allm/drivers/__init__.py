@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import replace
+
 from allm.engine import Engine
 from allm.loops.plan import Plan, make_plan
 
@@ -42,7 +44,7 @@ def _load(thread: Thread) -> Thread:
 def run(make: Callable[..., S], layer: str, engine: Engine, input: Any, options: Mapping[str, Any]) -> S:
     """A stream (`make` is its class) over a stateless verb; mistakes of the caller raise here."""
     plan, ring = make_plan(engine, input, options, load=_load, layer=layer)
-    return make(plan, ring, start, layer, _itself)
+    return make(plan, ring, start, layer, _result)
 
 
 def session_run(
@@ -60,17 +62,17 @@ def session_run(
         options,
         session_context=ready.context,
         session_id=ready.id,
-        revision=ready.revision,
+        revision=ready.base_revision,
         load=_load,
         layer=layer,
     )
 
-    def finish(result: Any) -> SessionTurn:
+    def finish(fold: RunFold) -> SessionTurn:
         from allm.loops.session import turned
 
-        return turned(before, ready, result)
+        return turned(before, ready, fold)
 
-    return make(plan, ring, start, layer, finish)
+    return make(replace(plan, progress=ready.progress), ring, start, layer, finish)
 
 
 def media_run(make: Callable[..., S], request: Any, engine: Engine, options: Mapping[str, Any]) -> S:
@@ -80,7 +82,7 @@ def media_run(make: Callable[..., S], request: Any, engine: Engine, options: Map
 
     kind = "image" if isinstance(request, ImageRequest) else "embedding"
     plan, ring = media_plan(kind, engine, request, options, load=_load_images)
-    return make(plan, ring, _start_media, kind, _itself)
+    return make(plan, ring, _start_media, kind, _result)
 
 
 def _load_images(request: Any) -> Any:
@@ -89,5 +91,5 @@ def _load_images(request: Any) -> Any:
     return loaded_request(request)
 
 
-def _itself(result: Any) -> Any:
-    return result
+def _result(fold: Any) -> Any:
+    return fold.result()

@@ -44,14 +44,14 @@ class _Run(Generic[R]):
             return MediaFold(self._layer)
         from allm.folds import RunFold
 
-        return RunFold(self._layer, self._plan.base)
+        return RunFold(self._layer, self._plan.base, self._plan.progress)
 
     @cached_property
     def _loop(self) -> Any:
         return self._start(self._plan, self._fold)
 
     def _partial(self) -> R:
-        return self._finish(self._fold.result())
+        return self._finish(self._fold)
 
     def _seen(self, event: Event) -> None:
         """Every event, before the filters: observers first, then the user's own `on_event`."""

@@ -15,7 +15,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
@@ -24,7 +24,8 @@ from msgspec.structs import replace
 
 import allm
 from allm.ext import weights
-from allm.ext.store import SessionEntry, SQLiteStore
+from allm.ext.store import SQLiteStore
+from allm.ports import SessionEntry
 
 MODELS: Final = {
     "OPENAI_API_KEY": "openai:gpt-6-luna",
@@ -513,6 +514,9 @@ def _chat(arguments: argparse.Namespace, screen: Screen) -> int:
     return _Chat(arguments, screen).run()
 
 
+_CHECKPOINTS = (allm.ToolExecutionStarted, allm.ToolResultEncoded)
+
+
 class _Chat:
     """A conversation: lines in, answers out, saved after each turn."""
 
@@ -523,15 +527,15 @@ class _Chat:
         self.interactive = _is_terminal(sys.stdin)
         self._use(arguments.model or self.session.metadata.get("model"), chosen=bool(arguments.model))
 
-    def _first_session(self) -> tuple[allm.Session, int | None]:
-        """The session to go on with, and the revision of it that is stored."""
+    def _first_session(self) -> tuple[allm.Session, allm.Session | None]:
+        """The session to go on with, and what is stored of it."""
         if self.arguments.new:
             return _new_session(), None
         entries = self.store.list()
         if self.arguments.session is None and not entries:
             return _new_session(), None
         session = _find(self.store, self.arguments.session or "last")
-        return session, session.revision
+        return session, session
 
     def _use(self, model: str | None, *, chosen: bool) -> None:
         """Go on with `model`; the session remembers one that was chosen for it."""
@@ -594,7 +598,7 @@ class _Chat:
         elif word == "/history":
             _show(self.session, self.screen)
         elif word == "/retry":
-            self._turn(allm.sessions.stream_resume(self.engine, self.session))
+            self._turn(allm.sessions.stream_resume)
         elif word == "/model" and rest:
             self._use(rest, chosen=True)
             self.screen.note(f"from now on {self.engine.ref}")
@@ -607,22 +611,38 @@ class _Chat:
         _check_text(line)
         session = self.session
         if session.status == "awaiting_tools":
-            self.session = session = session.submit_tool_result(session.pending_tool_calls[0].id, line)
-            if not session.pending_tool_calls:
-                self._turn(allm.sessions.stream_resume(self.engine, session))
+            self._keep(session.submit_tool_result(session.pending_tool_calls[0].id, line))
+            if not self.session.pending_tool_calls:
+                self._turn(allm.sessions.stream_resume)
             return
-        self._turn(allm.sessions.stream_reply(self.engine, session, line))
+        self._turn(allm.sessions.stream_reply, line)
 
-    def _turn(self, stream: Any) -> None:
-        """Show a turn and keep what became of the session, also where it failed."""
+    def _turn(self, verb: Callable[..., Any], message: str | None = None) -> None:
+        """Show a turn and keep what became of the session, also where it failed.
+
+        Before a tool runs and when it has answered, how far the turn has come is stored, so that after a
+        crash it goes on there. A turn that the user stopped leaves nothing.
+        """
+        before, stored = self.session, self.stored
+        fold = allm.SessionFold(before, message)
         try:
-            with stream as events:
+            with verb(self.engine, before, message) as events:
                 for event in events:
+                    fold.add(event)
+                    if isinstance(event, _CHECKPOINTS):
+                        self._store(fold.session)
                     self._event(event)
                 turn = events.result()
         except allm.AllmError as error:
             if isinstance(error.partial, allm.SessionTurn):
                 self._keep(error.partial.session)
+            raise
+        except BaseException:
+            if stored is not None:
+                self._store(before)
+            elif self.stored is not None:
+                self.store.delete(before.id or "")
+                self.stored = None
             raise
         self._keep(turn.session)
         response = turn.result.final_response
@@ -642,9 +662,13 @@ class _Chat:
                 self.screen.note(f"{error.reason}; trying again in {delay:.1f} s")
 
     def _keep(self, session: allm.Session) -> None:
-        if session.revision != self.stored:
-            self.store.save(session, self.stored)
-        self.session, self.stored = session, session.revision
+        self._store(session)
+        self.session = session
+
+    def _store(self, session: allm.Session) -> None:
+        if session != self.stored:
+            self.store.save(session, self.stored.revision if self.stored is not None else None)
+            self.stored = session
 
     def _waiting(self, result: Any = None) -> None:
         """Say what the session waits for, if it does, or why it stopped early."""
@@ -655,6 +679,8 @@ class _Chat:
             for call in self.session.pending_tool_calls:
                 arguments = json.dumps(call.arguments, ensure_ascii=False)
                 self.screen.note(f"the model asks for {call.name} {arguments}: type its result")
+        elif self.session.status == "interrupted":
+            self.screen.note("the last turn was cut; /retry goes on with it")
         elif result is not None and result.halted_reason == "max_turns":
             self.screen.note("stopped after too many rounds of tools; /retry goes on")
 

@@ -1,7 +1,7 @@
-"""Sessions in an SQLite file: `SQLiteStore(path)` saves, loads, lists and deletes them.
+"""Two implementations of the port `SessionStore`: `SQLiteStore(path)` and, for tests, `MemoryStore()`.
 
-Two writers never overwrite each other unseen: `save` names the revision that the caller last saw,
-and a conflict is a `SessionError`. Documents are those of `allm.to_json`.
+Two writers never overwrite each other unseen, be they threads or processes: `save` names the revision that
+the caller last saw, and a conflict is a `SessionError`. Documents are those of `allm.to_json`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from time import time
-from typing import Final, NamedTuple
+from typing import Final
 
 import allm
+from allm.ports import SessionEntry
 
 _VERSION: Final = 1
 _TABLE: Final = """
@@ -25,25 +27,54 @@ CREATE TABLE IF NOT EXISTS sessions (
 ) WITHOUT ROWID
 """
 _INSERT: Final = """
-INSERT INTO sessions (revision, updated, title, status, messages, document, id)
+INSERT INTO sessions (title, updated, revision, status, messages, document, id)
 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 _UPDATE: Final = """
-UPDATE sessions SET revision = ?, updated = ?, title = ?, status = ?, messages = ?, document = ?
+UPDATE sessions SET title = ?, updated = ?, revision = ?, status = ?, messages = ?, document = ?
 WHERE id = ? AND revision = ?
 """
+_REVISION: Final = "SELECT revision FROM sessions WHERE id = ?"
 _TITLE: Final = 80
 
 
-class SessionEntry(NamedTuple):
-    """One line of the list. `updated` is seconds since 1970, `title` the first text of the user."""
+class MemoryStore:
+    """Sessions in this process, gone with it; may be shared by threads."""
 
-    id: str
-    title: str
-    updated: float
-    revision: int
-    status: str
-    messages: int
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: dict[str, tuple[allm.Session, SessionEntry]] = {}
+
+    def save(self, session: allm.Session, expected_revision: int | None = None) -> None:
+        """Store `session` in the place of its revision `expected_revision`; `None`: it is a new one.
+
+        Raises `SessionError` where another revision is stored: load it and apply the turn again.
+        """
+        entry = _entry(session)
+        with self._lock:
+            found = self._kept.get(entry.id)
+            stored = None if found is None else found[0].revision
+            if stored != expected_revision:
+                raise _conflict(entry.id, expected_revision, stored)
+            self._kept[entry.id] = (session, entry)
+
+    def load(self, id: str) -> allm.Session:
+        """The session `id`. Raises `SessionError` where there is none."""
+        found = self._kept.get(id)
+        if found is None:
+            raise allm.SessionError(f"no session {id!r} is stored")
+        return found[0]
+
+    def list(self) -> tuple[SessionEntry, ...]:
+        """All sessions, the one that was saved last first."""
+        with self._lock:
+            entries = [entry for _, entry in self._kept.values()]
+        return tuple(sorted(entries, key=lambda entry: (-entry.updated, entry.id)))
+
+    def delete(self, id: str) -> bool:
+        """Forget the session `id`; whether there was one."""
+        with self._lock:
+            return self._kept.pop(id, None) is not None
 
 
 class SQLiteStore:
@@ -61,17 +92,16 @@ class SQLiteStore:
 
         Raises `SessionError` where another revision is stored: load it and apply the turn again.
         """
-        if not session.id:
-            raise allm.SessionError("a session without an id cannot be stored: give it one at the start")
-        row = (session.revision, time(), title_of(session), session.status, len(session.messages))
-        values = (*row, allm.to_json(session), session.id)
+        entry = _entry(session)
+        values = (*entry[1:], allm.to_json(session), entry.id)
         with self._open() as connection:
             if expected_revision is None:
                 done = connection.execute(_INSERT, values)
             else:
                 done = connection.execute(_UPDATE, (*values, expected_revision))
             if done.rowcount == 0:
-                raise self._conflict(connection, session.id, expected_revision)
+                found = connection.execute(_REVISION, (entry.id,)).fetchone()
+                raise _conflict(entry.id, expected_revision, found and found[0])
 
     def load(self, id: str) -> allm.Session:
         """The session `id`. Raises `SessionError` where there is none."""
@@ -124,14 +154,20 @@ class SQLiteStore:
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
 
-    def _conflict(self, connection: sqlite3.Connection, id: str, expected: int | None) -> allm.SessionError:
-        found = connection.execute("SELECT revision FROM sessions WHERE id = ?", (id,)).fetchone()
-        wanted = "that it is new" if expected is None else f"revision {expected}"
-        there = "it is gone" if found is None else f"revision {found[0]} is stored"
-        text = f"conflict: the session {id!r} was changed by someone else: expected {wanted}, but {there}"
-        return allm.SessionError(
-            allm.ErrorInfo(reason="session_invalid", code="revision_conflict", message=text)
-        )
+
+def _entry(session: allm.Session) -> SessionEntry:
+    """What the list says of a session that is saved now."""
+    if not session.id:
+        raise allm.SessionError("a session without an id cannot be stored: give it one at the start")
+    title, count = title_of(session), len(session.messages)
+    return SessionEntry(session.id, title, time(), session.revision, session.status, count)
+
+
+def _conflict(id: str, expected: int | None, found: int | None) -> allm.SessionError:
+    wanted = "that it is new" if expected is None else f"revision {expected}"
+    there = "it is gone" if found is None else f"revision {found} is stored"
+    text = f"conflict: the session {id!r} was changed by someone else: expected {wanted}, but {there}"
+    return allm.SessionError(allm.ErrorInfo(reason="session_invalid", code="revision_conflict", message=text))
 
 
 def title_of(session: allm.Session) -> str:

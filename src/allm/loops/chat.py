@@ -110,9 +110,10 @@ def turns(
     plan: Plan, fold: RunFold, run_id: str, thread: Thread, index: int, asked: tuple[Message, ...] = ()
 ) -> Loop[Ended]:
     """Steps until something ends them. `asked`: what the loop itself says before the first of them."""
+    before = plan.progress.turns if plan.progress is not None else 0
     while True:
         result = yield from step(plan, thread, fold, run_id, index, asked)
-        halted = yield from _halted(plan, thread, result, index)
+        halted = yield from _halted(plan, thread, result, before + index)
         thread, index, asked = thread.add_messages(result.messages), index + 1, ()
         if halted is not None:
             return Ended(result, *halted, thread, index)

@@ -28,6 +28,7 @@ from allm.validation import validate
 
 if TYPE_CHECKING:
     from allm.budget import Budget
+    from allm.data.sessions import Progress
     from allm.tools import Tool
 
 
@@ -77,6 +78,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     request_id: str | None = None
     revision: int = 0
+    progress: Progress | None = None  # where a run that was cut goes on
     media: Any = None
     on_unsupported: str = "adapt"
     middleware: tuple[Any, ...] = ()

@@ -2,55 +2,130 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from allm.approvals import Decision, decide
+from allm.data.content import ToolCall
+from allm.data.events import Event, ToolResultEncoded
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread, user
-from allm.data.responses import ChatResult, StepResult
-from allm.data.sessions import Session, SessionTurn
+from allm.data.responses import ChatResult, Response, StepResult
+from allm.data.sessions import Progress, Session, SessionTurn
+from allm.engine import Engine
 from allm.errors import SessionError
+from allm.folds import RunFold
 from allm.loops.plan import read_input
+from allm.tools import error_message, interrupted, not_run
 
 
 def begun(input: Any, id: str | None) -> Session:
     """A new session from a thread, messages or text; a session that is idle or completed is taken on."""
     if isinstance(input, Session):
         _require(input, "start", "idle", "completed")
-        return input if id is None else replace(input, id=id)
+        ready = _ready(input)
+        return ready if id is None else replace(ready, id=id)
     return Session(id=id, thread=read_input(input)[1])
 
 
 def replied(session: Session, content: Any) -> Session:
-    """The session with the user's answer or next message appended."""
-    _require(session, "reply", "idle", "completed", "awaiting_user", "error")
+    """The session with the user's answer or next message appended. A step that was cut ends as it stands."""
+    _require(session, "reply", "idle", "completed", "awaiting_user", "error", "interrupted")
     message = content if isinstance(content, Message) else user(content)
-    return _ready(session, session.thread.add_message(message))
+    ready = _ready(session)
+    ended = _ended(ready.progress) if ready.progress is not None else []
+    return replace(ready, thread=ready.thread.add_messages([*ended, message]), progress=None)
 
 
 def resumed(session: Session, message: Any = None) -> Session:
     """The session made ready to go on, with a message appended if one is given."""
-    _require(session, "resume", "idle", "completed", "awaiting_user", "awaiting_tools", "error")
+    _require(
+        session, "resume", "idle", "completed", "awaiting_user", "awaiting_tools", "error", "interrupted"
+    )
     if session.status == "awaiting_tools" and (session.pending_tool_calls or message is not None):
         ids = ", ".join(call.id for call in session.pending_tool_calls)
         raise _refused(session, "resume", f"answer the pending calls first with submit_tool_result ({ids})")
-    if message is None:
-        if session.status == "awaiting_user":
-            raise _refused(session, "resume", "the user was asked something: pass the answer, or use reply")
-        return _ready(session, session.thread)
-    return replied(session, message)
+    if message is not None:
+        return replied(session, message)
+    if session.status == "awaiting_user":
+        raise _refused(session, "resume", "the user was asked something: pass the answer, or use reply")
+    return _ready(session)
 
 
 def stepped(session: Session) -> Session:
-    _require(session, "step", "idle", "completed", "error")
-    return _ready(session, session.thread)
+    """The session made ready for one step; one that was cut is finished first."""
+    _require(session, "step", "idle", "completed", "error", "interrupted")
+    return _ready(session)
 
 
-def _ready(session: Session, thread: Thread) -> Session:
+def submit(
+    engine: Engine,
+    session: Session,
+    *,
+    results: Iterable[tuple[str, Any]] = (),
+    decisions: Iterable[Decision] = (),
+) -> Session:
+    """The session with pending calls answered, all or none; nothing is run, `resume` does that.
+
+    `results` are pairs of call id and value, `decisions` say which calls the engine's tools may run. Raises
+    `SessionError` that names all results, or `ValidationError` that names all decisions which do not fit.
+    """
+    answered, given = session.submit_tool_results(results), list(decisions)
+    if not given:
+        return answered
+    decided = decide(answered.thread, answered.pending_tool_calls, given, engine.tools)
+    approved = [ready.call for ready in decided.run]
+    progress = session.progress or Progress(revision=session.revision, turns=-1)  # its turn is over
     return replace(
-        session, thread=thread, status="idle", pending_question=None, pending_tool_call_id=None, error=None
+        answered,
+        thread=answered.thread.add_messages(decided.denied),
+        pending_tool_calls=decided.waiting,
+        status="awaiting_tools" if decided.waiting else "idle",
+        revision=session.revision + 1,
+        progress=replace(progress, approved=(*progress.approved, *approved)),
     )
+
+
+def _ready(session: Session) -> Session:
+    """The session as a turn begins with it: nothing pending, an unfinished step out of its thread."""
+    progress, thread = session.progress, session.thread
+    if progress is not None and progress.response is None and progress.approved:
+        at = max(index for index, message in enumerate(thread.messages) if message.role == "assistant")
+        asked, *answers = thread.messages[at:]
+        progress = replace(
+            progress,
+            response=Response(message=asked, finish_reason="tool_calls"),
+            results=tuple([ToolResultEncoded(message) for message in answers]),
+        )
+        thread = replace(thread, messages=thread.messages[:at])
+    return replace(
+        session,
+        thread=thread,
+        progress=progress,
+        status="idle",
+        pending_question=None,
+        pending_tool_call_id=None,
+        error=None,
+    )
+
+
+def _ended(progress: Progress) -> list[Message]:
+    """The messages of a step that is not gone on with: each call without a result is answered so."""
+    if progress.response is None:
+        return []
+    answers = {result.message.tool_call_id: result.message for result in progress.results}
+    calls = progress.response.tool_calls
+    return [
+        *progress.asked,
+        progress.response.message,
+        *[answers.get(call.id) or _unanswered(call, progress) for call in calls],
+    ]
+
+
+def _unanswered(call: ToolCall, progress: Progress) -> Message:
+    return error_message(call, interrupted(call) if call.id in progress.started else not_run(call))
 
 
 def _require(session: Session, operation: str, *allowed: str) -> None:
@@ -67,59 +142,118 @@ def _refused(session: Session, operation: str, why: str) -> SessionError:
     )
 
 
-def turned(before: Session, ready: Session, result: ChatResult | StepResult) -> SessionTurn:
+class SessionFold:
+    """The events of one turn of a session, folded: the event stream is the checkpoint.
+
+    `session` is the one that the turn began with, `message` what `reply` or `resume` was given beside it,
+    `layer` is `step` for the events of a step. Raises `SessionError` where such a turn is not legal.
+    """
+
+    def __init__(
+        self, session: Session, message: Any = None, layer: Literal["step", "chat"] = "chat"
+    ) -> None:
+        self._before = session
+        self._ready = stepped(session) if layer == "step" else resumed(session, message)
+        self._fold = RunFold(layer, self._ready.thread, self._ready.progress)
+
+    def add(self, event: Event) -> None:
+        self._fold.add(event)
+
+    @property
+    def session(self) -> Session:
+        """The session as it stands: until the turn ends `interrupted`, and `resume` goes on exactly there."""
+        if self._fold.complete or self._fold.error is not None:
+            return self.result().session
+        return _cut(self._ready, self._fold, "interrupted")
+
+    def result(self) -> SessionTurn:
+        """What the verb returns; of a turn that was cut it holds the session as it was before."""
+        return turned(self._before, self._ready, self._fold)
+
+
+def turned(before: Session, ready: Session, fold: RunFold) -> SessionTurn:
     """What the run made of the session. A cancelled run leaves it as it was before."""
-    made = 1
-    if isinstance(result, StepResult):
-        reason = _step_reason(result)
-        thread = result.thread if result.base is not None else ready.thread
-        pending = result.response.tool_calls
-    else:
-        reason = result.halted_reason
-        thread = result.thread
-        pending = result.final_response.tool_calls if result.final_response else ()
-        made = max(1, len(result.steps))  # one revision a model call: no effect of a later turn has its id
-    if reason == "cancelled":
+    result: ChatResult | StepResult = fold.result()
+    if fold.error is not None:
+        return SessionTurn(_failed(ready, fold), result)
+    if not fold.complete:
         return SessionTurn(before, result)
+    if fold.in_turn and isinstance(result, ChatResult) and result.halted_reason == "budget":
+        return SessionTurn(_cut(ready, fold, "interrupted"), result)
+    return SessionTurn(_done(ready, result), result)
+
+
+def _failed(ready: Session, fold: RunFold) -> Session:
+    """The session after a failure. What tools had done is kept; else the model is asked anew."""
+    if fold.in_tools:
+        return _cut(ready, fold, "error")
+    return replace(
+        ready,
+        thread=_after(fold, fold.steps),
+        status="error",
+        revision=ready.revision + max(1, len(fold.steps) + fold.in_turn),
+        progress=None,
+        error=fold.error,
+    )
+
+
+def _cut(ready: Session, fold: RunFold, status: str) -> Session:
+    """The session in the middle of a step. It has the revision that it will have after this step, so that
+    of two who go on from one session the second is noticed at its first save."""
+    finished = len(fold.finished)
+    return replace(
+        ready,
+        thread=_after(fold, fold.finished),
+        status=status,
+        revision=ready.revision + finished + 1,
+        progress=replace(fold.progress, revision=ready.base_revision + finished),
+        error=fold.error,
+    )
+
+
+def _after(fold: RunFold, steps: list[StepResult]) -> Thread:
+    return fold.base.add_messages([message for step in steps for message in step.messages])
+
+
+def _done(ready: Session, result: ChatResult | StepResult) -> Session:
+    """The session after a run that came to its end, with what the result waits for."""
+    found = result.metadata
+    if isinstance(result, ChatResult):
+        steps, reason = len(result.steps), result.halted_reason
+        last = result.final_response or Response()
+    else:
+        steps, reason, last = 1, _step_reason(result), result.response
     session = replace(
-        ready, thread=thread, status=_STATUS.get(reason, "completed"), revision=ready.revision + made
+        ready,
+        thread=result.thread,
+        status=_STATUS.get(reason, "completed"),
+        revision=ready.revision + steps,  # one a model call: no effect of a later turn has its id
+        progress=None,
+        metadata={**ready.metadata, **found},
     )
     if reason == "manual_tool_calls":
-        named = result.metadata.get("manual_tool_calls")
-        wanted = [call for call in pending if named is None or call.id in named]
-        session = replace(session, pending_tool_calls=tuple(wanted))
-    elif reason == "ask_user":
-        session = replace(
-            session,
-            pending_question=result.metadata.get("pending_question"),
-            pending_tool_call_id=result.metadata.get("pending_tool_call_id"),
-        )
-    elif reason in ("error", "tool_error"):
-        session = replace(session, error=_failure(result))
-    return SessionTurn(session, result)
+        named = found.get("manual_tool_calls")
+        wanted = [call for call in last.tool_calls if named is None or call.id in named]
+        return replace(session, pending_tool_calls=tuple(wanted))
+    if reason == "ask_user":
+        question, call_id = found.get("pending_question"), found.get("pending_tool_call_id")
+        return replace(session, pending_question=question, pending_tool_call_id=call_id)
+    if reason == "tool_error":
+        text = str(found.get("halt_result") or "a tool failed")
+        error = ErrorInfo(reason="tool_failed", message=text, call_id=found.get("halt_tool_call_id"))
+        return replace(session, error=error)
+    return session
 
 
 _STATUS = {
     "ask_user": "awaiting_user",
     "manual_tool_calls": "awaiting_tools",
     "tool_error": "error",
-    "error": "error",
     "continue": "idle",
 }
 
 
 def _step_reason(result: StepResult) -> str:
-    if result.response.finish_reason in ("error", "cancelled"):
-        return result.response.finish_reason
     if result.metadata.get("mode") == "manual":
         return "manual_tool_calls"
-    found = result.metadata.get("halted_reason")
-    return found if found is not None else "completed" if result.done else "continue"
-
-
-def _failure(result: ChatResult | StepResult) -> ErrorInfo:
-    error = result.error if isinstance(result, ChatResult) else result.response.error
-    if error is not None:
-        return error
-    text = str(result.metadata.get("halt_result") or "a tool failed")
-    return ErrorInfo(reason="tool_failed", message=text, call_id=result.metadata.get("halt_tool_call_id"))
+    return str(result.metadata.get("halted_reason", "completed" if result.done else "continue"))

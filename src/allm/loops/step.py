@@ -23,7 +23,8 @@ from allm.data.events import (
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread
 from allm.data.responses import Response, StepResult
-from allm.errors import ConfigurationError, raised
+from allm.data.sessions import Progress
+from allm.errors import ConfigurationError, ToolError, raised
 from allm.folds import RunFold
 from allm.loops.effects import Loop, NextTool, StartTool, ToolDone, ask
 from allm.loops.generate import generate
@@ -38,6 +39,7 @@ from allm.tools import (
     encode_result,
     error_message,
     failed,
+    interrupted,
     invocation,
     is_async,
     needs_instance,
@@ -48,6 +50,7 @@ from allm.tools import (
 MAX_CALLS: Final = 128  # of one turn; a model that asks for more has lost its way
 MAX_PARALLEL: Final = 8  # where `max_concurrency` is not given
 _MAX_SHOWN: Final = 1024  # characters of an exception's text that leave the run
+_AT_ITS_BEGINNING: Final = Progress()
 _UNSAFE: Final = ("length", "content_filter", "paused", "error", "cancelled")
 
 
@@ -56,21 +59,24 @@ def step(
 ) -> Loop[StepResult]:
     """Ask the model once; in mode `auto` run the tools it asked for. Ends with `step_completed`.
 
-    `asked` is what the loop itself says to the model first; it becomes part of the step.
+    `asked` is what the loop itself says to the model first; it becomes part of the step. The first step of a
+    run that was cut goes on from `plan.progress`.
     """
     if index == 0:
         _check(plan)
     place = f"{run_id}/{plan.revision + index}"
-    response = yield from generate(
-        plan, next_request(plan, thread.add_messages(asked)), fold, f"{place}/model"
-    )
+    begun = plan.progress if index == 0 and plan.progress is not None else _AT_ITS_BEGINNING
+    asked, response = asked or begun.asked, begun.response
+    if response is None:
+        request = next_request(plan, thread.add_messages(asked))
+        response = yield from generate(plan, request, fold, f"{place}/model")
     calls = response.tool_calls if response.finish_reason not in _UNSAFE else ()
     if not calls:
         result = StepResult(response=response, done=True)
-    elif plan.mode == "manual":
+    elif plan.mode == "manual" and not begun.approved:
         result = StepResult(response=response, metadata={"mode": "manual"})
     else:
-        result = yield from _with_tools(plan, response, calls, fold, place)
+        result = yield from _with_tools(plan, response, calls, fold, place, begun)
     base = thread if fold.layer == "step" else None
     result = replace(result, asked=asked) if asked else result
     event = StepCompleted(replace(result, base=base))
@@ -116,12 +122,14 @@ def _check(plan: Plan) -> None:
 
 
 def _with_tools(
-    plan: Plan, response: Response, calls: Sequence[ToolCall], fold: RunFold, place: str
+    plan: Plan, response: Response, calls: Sequence[ToolCall], fold: RunFold, place: str, begun: Progress
 ) -> Loop[StepResult]:
     if len(calls) > MAX_CALLS:
         text = f"the model asked for {len(calls)} tool calls in one turn; at most {MAX_CALLS} are run"
         raise raised(ErrorInfo(reason="limit_exceeded", code="tool_calls", message=text, phase="tool"))
-    phase = _Phase(plan, [ReadyCall(i, call, call) for i, call in enumerate(calls)], fold, place)
+    approved = {call.id: call for call in begun.approved}
+    ready = [ReadyCall(i, call, approved.get(call.id, call)) for i, call in enumerate(calls)]
+    phase = _Phase(plan, ready, fold, place, begun=begun)
     yield from phase.run()
     metadata = phase.halting() or phase.pending()
     return StepResult(
@@ -141,6 +149,23 @@ class _Settled(Struct):
     ask: AskUser | None = None
     policy_error: str | None = None
 
+    def event(self) -> ToolResultEncoded:
+        halt: dict[str, Any] = {}
+        if self.ask is not None:
+            asked = self.ask
+            halt = {"question": asked.question, "choices": asked.choices, "options": asked.options}
+        elif self.halted_reason is not None:
+            halt = {"reason": self.halted_reason, "value": self.value, "policy_error": self.policy_error}
+        return ToolResultEncoded(self.message, halt)
+
+    @classmethod
+    def of(cls, event: ToolResultEncoded) -> _Settled:
+        """What the event of a run that was cut says of its call."""
+        message, halt = event.message, event.halt
+        if "question" in halt:
+            return cls(message, ask=AskUser(halt["question"], halt["choices"], **halt["options"]))
+        return cls(message, halt.get("reason"), halt.get("value"), policy_error=halt.get("policy_error"))
+
 
 class _Phase:
     """The tools of one step: bounded parallel, results in call order, events as they finish.
@@ -149,7 +174,13 @@ class _Phase:
     """
 
     def __init__(
-        self, plan: Plan, calls: Sequence[ReadyCall], fold: RunFold, place: str, approving: bool = True
+        self,
+        plan: Plan,
+        calls: Sequence[ReadyCall],
+        fold: RunFold,
+        place: str,
+        approving: bool = True,
+        begun: Progress = _AT_ITS_BEGINNING,
     ) -> None:
         self.plan = plan
         self.asked = {ready.position: ready for ready in calls}
@@ -159,12 +190,15 @@ class _Phase:
         self.approving = approving
         encoder = plan.tool_result_encoder
         self.encode = encode_result if encoder is None else encoder.encode
-        self.settled: dict[int, _Settled] = {}
+        done = {result.message.tool_call_id: _Settled.of(result) for result in begun.results}
+        self.settled = {ready.position: done[ready.call.id] for ready in calls if ready.call.id in done}
+        self.interrupted = frozenset(begun.started)
+        self.approved = frozenset(call.id for call in begun.approved)
         self.waiting: list[str] = []  # ids
         self.approvals: dict[str, str] = {}  # id to digest
 
     def run(self) -> Loop[None]:
-        queued = list(self.calls)
+        queued = [position for position in self.calls if position not in self.settled]
         limit = self.plan.max_concurrency or MAX_PARALLEL
         running = 0
         while queued or running:
@@ -183,6 +217,9 @@ class _Phase:
             info = unknown_tool(call, tuple(self.plan.tools))
             yield from self._show(position, _Settled(error_message(call, info)))
             return 0
+        if call.id in self.interrupted and tool.spec.on_interrupted == "report":
+            yield from self._finish(ToolDone(position, None, ToolError(interrupted(call)), 0.0))
+            return 0
         try:
             if self._waits(tool, call):
                 return 0
@@ -195,7 +232,7 @@ class _Phase:
 
     def _waits(self, tool: Tool, call: ToolCall) -> bool:
         """Whether the caller runs it, or is asked first. Raises `ToolError` where it could not run at all."""
-        rule = tool.requires_approval if self.approving else False
+        rule = tool.requires_approval if self.approving and call.id not in self.approved else False
         if rule is not False:
             tool.bind_arguments(call)
         if not (tool.manual or rule is True or (callable(rule) and rule(call))):
@@ -292,7 +329,7 @@ class _Phase:
         if settled.ask is None:
             settled.message = told(self.asked[position], settled.message)
         self.settled[position] = settled
-        event = ToolResultEncoded(settled.message)
+        event = settled.event()
         self.fold.add(event)
         yield event
         if settled.ask is not None:
