@@ -313,3 +313,16 @@ def test_an_address_stays_with_the_provider_that_its_level_names() -> None:
     allm.configure(model="openai:a", base_url="http://application")
     assert address({}, None) == "http://application"
     assert address({}, "groq:b") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_concurrency", "x"), ("max_concurrency", True), ("max_concurrency", 0), ("tool_timeout", "x"),
+        ("tool_timeout", -1), ("tool_timeout", True), ("retry", 3), ("retry", True),
+    ],
+)  # fmt: skip
+def test_options_of_the_wrong_kind_are_named_before_anything_is_sent(name: str, value: Any) -> None:
+    with pytest.raises(allm.ValidationError) as caught:
+        allm.stream(allm.Engine("fake"), "hi", **{name: value})
+    assert [path for path, _ in caught.value.errors] == [name]

@@ -395,6 +395,8 @@ def retry_policy(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
         if "retry" in options
         else first_given(_set(engine.retry), application.get("retry"), RetryPolicy())
     )
+    if chosen and not isinstance(chosen, RetryPolicy):
+        raise ValidationError.of("invalid option", ("retry", "must_be_a_RetryPolicy_or_False"))
     return chosen or NO_RETRY
 
 
@@ -457,8 +459,14 @@ def _check_loop(plan: Plan) -> None:
         raise ValidationError.of("invalid option", ("mode", "must_be_auto_or_manual"))
     if plan.on_tool_error not in ("continue", "halt") and not callable(plan.on_tool_error):
         raise ValidationError.of("invalid option", ("on_tool_error", "must_be_continue_halt_or_a_function"))
-    if plan.max_concurrency is not None and plan.max_concurrency < 1:
+    most: Any = plan.max_concurrency
+    seconds: Any = plan.tool_timeout
+    if most is not None and (type(most) is not int or most < 1):
         raise ValidationError.of("invalid option", ("max_concurrency", "must_be_positive"))
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0
+    ):
+        raise ValidationError.of("invalid option", ("tool_timeout", "must_be_positive_seconds"))
 
 
 def next_request(plan: Plan, thread: Thread) -> Request:
