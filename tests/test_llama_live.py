@@ -78,6 +78,7 @@ def engine_at(dialect: Dialect, address: str, **fields: Any) -> allm.Engine:
         address,
         model="local",
         params={"temperature": 0, "max_tokens": 64},
+        options={"anthropic_version": "2023-06-01"},  # the newest has no temperature
         timeouts=allm.Timeouts(request=60.0),
         retry=False,
         **fields,
@@ -112,10 +113,10 @@ def test_streams_a_forced_tool_call(face: Face, dialect: Dialect, address: str) 
         tool_choice="get_weather",
         api_key="k",
     )
-    [call] = seen.result.tool_calls
+    call = seen.result.tool_calls[0]  # a small model may ask twice
     assert (call.name, call.arguments) == ("get_weather", {"city": "Paris"})
     assert seen.result.finish_reason == "tool_calls"
-    deltas = [event.text for event in seen.events if isinstance(event, allm.ToolCallDelta)]
+    deltas = [e.text for e in seen.events if isinstance(e, allm.ToolCallDelta) and e.id == call.id]
     assert json.loads("".join(deltas)) == call.arguments
     assert len(deltas) > 1
 
@@ -124,8 +125,8 @@ def test_answers_from_the_result_of_a_tool(face: Face, dialect: Dialect, address
     asked = allm.Thread().add_user("What is the weather in Paris?")
     engine = engine_at(dialect, address)
     call = face.generate(engine, asked, tools=[get_weather], tool_choice="get_weather", api_key="k")
-    result = allm.tool_result(call.tool_calls[0].id, "It is snowing in Paris.")
-    response = face.generate(engine, asked.add_messages((call.message, result)), api_key="k")
+    results = [allm.tool_result(made.id, "It is snowing in Paris.") for made in call.tool_calls]
+    response = face.generate(engine, asked.add_messages((call.message, *results)), api_key="k")
     assert "snow" in response.text.lower()
     assert response.finish_reason in ("stop", "length")
 
