@@ -1,4 +1,5 @@
-"""What the encoders of all dialects share: headers, bodies, stable bytes, media as the wire takes it."""
+"""What the adapters of all dialects share: their base, and for encoding headers, bodies, stable bytes, media
+as the wire takes it."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
-from allm.data.content import Image, Origin, Part, ToolCall, base64_text
+from allm.data.content import Image, Origin, ToolCall, base64_text
+from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ToolSpec
 from allm.errors import ConfigurationError, ValidationError
-from allm.ports import CallContext
+from allm.ports import CallContext, KeyRule
 
 _CREDENTIALS: Final = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "proxy-authorization"}
@@ -19,6 +21,34 @@ _CREDENTIALS: Final = frozenset(
 
 VARIATION: Final = "Make a variation of this image: the same subject in the same style, composed anew."
 """The prompt that stands for a variation at providers that only edit."""
+
+
+class HttpAdapter:
+    """An adapter behind HTTP. `name`, `base_url` and `key` are those of the class where none are given: the
+    same dialect may be spoken by another provider. Immutable."""
+
+    name: str
+    base_url: str
+    key: KeyRule
+
+    def __init__(
+        self, name: str | None = None, base_url: str | None = None, key: KeyRule | None = None
+    ) -> None:
+        if name is not None:
+            self.name = name
+        if base_url is not None:
+            self.base_url = base_url
+        if key is not None:
+            self.key = key
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
+        """What an answer with a status of refusal says."""
+        from allm.providers.refusals import explained
+
+        return explained(self.name, status, headers, body)
 
 
 def address(name: str, ctx: CallContext, default: str) -> tuple[str, str]:
@@ -115,11 +145,6 @@ def own_fields(tool: ToolSpec, provider: str) -> dict[str, Any]:
     """What `tool.metadata[provider]` adds to the tool on that provider's wire."""
     fields = tool.metadata.get(provider)
     return dict(fields) if isinstance(fields, dict) else {}
-
-
-def is_own(part: Part, provider: str) -> bool:
-    """Whether a part came from `provider`, whose own data it may therefore carry back."""
-    return part.origin is not None and part.origin.provider == provider
 
 
 def image_bytes(image: Image) -> tuple[str, str]:

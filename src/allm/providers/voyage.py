@@ -5,17 +5,14 @@ Facts: API reference and recorded traffic, read in November 2026.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
-from allm.data.failure import ErrorInfo
 from allm.data.media import EmbeddingRequest
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.decoding import AnswerDecoder
-from allm.providers.encoding import body_of, headers_of, merge_options
+from allm.providers.encoding import HttpAdapter, body_of, headers_of, merge_options
 from allm.providers.openai import api_url
 from allm.providers.openai.embeddings import PATH, VectorsByIndex
-from allm.providers.refusals import explained
 from allm.providers.vectors import check_input
 
 VOYAGE_URL: Final = "https://api.voyageai.com/v1"
@@ -24,26 +21,17 @@ VOYAGE_KEY: Final = KeyRule("voyage", ("VOYAGE_API_KEY",))
 _INPUT_TYPES: Final = {"search_document": "document", "search_query": "query"}
 
 
-class VoyageEmbeddings:
+class VoyageEmbeddings(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     Vectors of another type than float32 (`options={"output_dtype": "int8"}`) come as numbers: as base64
     nothing tells their bytes from those of floats.
     """
 
-    __slots__ = ("base_url", "key", "name")
-
+    name = "voyage"
+    base_url = VOYAGE_URL
+    key = VOYAGE_KEY
     max_batch = 1000
-
-    def __init__(
-        self, name: str = "voyage", base_url: str = VOYAGE_URL, key: KeyRule | None = VOYAGE_KEY
-    ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"VoyageEmbeddings({self.name!r})"
 
     def encode(self, request: EmbeddingRequest, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `ValidationError` for what the server could not answer."""
@@ -69,6 +57,3 @@ class VoyageEmbeddings:
 
     def decoder(self, request: EmbeddingRequest, head: HttpHead, ctx: CallContext) -> Decoder:
         return AnswerDecoder(VectorsByIndex(self.name, request), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        return explained(self.name, status, headers, body)

@@ -5,7 +5,7 @@ Facts from the API pages and SDK types of the version `2026-10-21`, read 2026-11
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +24,6 @@ from allm.data.content import (
     ToolCall,
     base64_text,
 )
-from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ToolSpec
 from allm.data.responses import Response
@@ -32,6 +31,7 @@ from allm.dialects import adapted, tool_schema
 from allm.errors import UnsupportedError, ValidationError
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import (
+    HttpAdapter,
     address,
     arguments_object,
     body_of,
@@ -70,24 +70,16 @@ _TTL: Final = {"long": "1h", "short": "5m"}
 _TEXT_TYPES: Final = ("application/json", "application/xml", "application/yaml", "application/javascript")
 
 
-class Anthropic:
+class Anthropic(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     `adapter_options`: `anthropic_version`, `beta` (a name or a list), `follow_pauses`, `headers`,
     `streaming`, `base_url`.
     """
 
-    __slots__ = ("base_url", "key", "name")
-
-    def __init__(
-        self, name: str = "anthropic", base_url: str = ANTHROPIC_URL, key: KeyRule = ANTHROPIC_KEY
-    ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"Anthropic({self.name!r})"
+    name = "anthropic"
+    base_url = ANTHROPIC_URL
+    key = ANTHROPIC_KEY
 
     def target(self, request: Request, ctx: CallContext) -> Origin:
         return Origin(self.name, "messages", request.model or "")
@@ -118,11 +110,6 @@ class Anthropic:
         structured = structured_tool(request, self._known(request))
         turn = MessagesTurn(self.name, request, instructions(request), structured)
         return AnswerDecoder(turn, head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        from allm.providers.refusals import explained
-
-        return explained(self.name, status, headers, body)
 
     def resume(self, request: Request, response: Response, ctx: CallContext) -> Request | None:
         """The request that goes on where a paused answer stopped: the same, with the answer so far.

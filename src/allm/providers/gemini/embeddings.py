@@ -9,21 +9,18 @@ have length 1: they get it here. Sources: google-genai 3.4.0, ai.google.dev and 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from allm.data.events import Event
-from allm.data.failure import ErrorInfo
 from allm.data.media import EmbeddingRequest
-from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
+from allm.ports import CallContext, Decoder, HttpHead, HttpRequest
 from allm.providers.decoding import AnswerDecoder
-from allm.providers.encoding import body_of, headers_of
+from allm.providers.encoding import HttpAdapter, body_of, headers_of
 from allm.providers.gemini.generate import GEMINI_KEY, GEMINI_URL, RESOURCES, camel, method_url
 from allm.providers.gemini.generate_stream import usage_of
-from allm.providers.refusals import explained
 from allm.providers.vectors import EmbeddingTurn, check_input, packed_vector, unit_vector
 
 FULL_SIZE: Final = 3072  # numbers in a vector that was not asked to be shorter
@@ -45,26 +42,17 @@ _PREFIXES: Final = {
 _PREFIXED = re.compile(r"(.*/)?gemini-embedding-[2-9]")
 
 
-class GeminiEmbeddings:
+class GeminiEmbeddings(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     `options` go into every sub-request. `adapter_options`: `api_version`; `project`, to be billed;
     `headers`.
     """
 
-    __slots__ = ("base_url", "key", "name")
-
+    name = "gemini"
+    base_url = GEMINI_URL
+    key = GEMINI_KEY
     max_batch = 100
-
-    def __init__(
-        self, name: str = "gemini", base_url: str = GEMINI_URL, key: KeyRule | None = GEMINI_KEY
-    ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"GeminiEmbeddings({self.name!r})"
 
     def encode(self, request: EmbeddingRequest, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `ValidationError` for what the server could not answer."""
@@ -78,9 +66,6 @@ class GeminiEmbeddings:
 
     def decoder(self, request: EmbeddingRequest, head: HttpHead, ctx: CallContext) -> Decoder:
         return AnswerDecoder(GeminiVectors(self.name, request), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        return explained(self.name, status, headers, body)
 
 
 def _parameters(request: EmbeddingRequest) -> tuple[str, dict[str, Any]]:

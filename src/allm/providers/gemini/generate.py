@@ -14,12 +14,19 @@ from msgspec.structs import replace
 
 from allm.capabilities import capabilities_of
 from allm.data.content import Origin
-from allm.data.failure import ErrorInfo
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.data.responses import Response
 from allm.errors import ConfigurationError, UnsupportedError
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
-from allm.providers.encoding import address, body_of, headers_of, merge_options, own_fields, prepared
+from allm.providers.encoding import (
+    HttpAdapter,
+    address,
+    body_of,
+    headers_of,
+    merge_options,
+    own_fields,
+    prepared,
+)
 from allm.providers.gemini.contents import contents_of
 
 GEMINI_URL = "https://generativelanguage.googleapis.com"
@@ -48,24 +55,16 @@ _BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24_
 ("OpenAI compatibility", ai.google.dev, read 2026-11). The last is the most that every 2.5 model takes."""
 
 
-class Gemini:
+class Gemini(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     `adapter_options`: `api_version`; `project`, to be billed; `json_schema=False` for servers that know
     only the older fields `responseSchema` and `parameters`; `follow_pauses=False`.
     """
 
-    __slots__ = ("base_url", "key", "name")
-
-    def __init__(
-        self, name: str = "gemini", base_url: str = GEMINI_URL, key: KeyRule | None = GEMINI_KEY
-    ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"Gemini({self.name!r})"
+    name = "gemini"
+    base_url = GEMINI_URL
+    key = GEMINI_KEY
 
     def target(self, request: Request, ctx: CallContext) -> Origin:
         return Origin(self.name, "generate", request.model or "")
@@ -87,11 +86,6 @@ class Gemini:
         from allm.providers.gemini.generate_stream import GenerateTurn
 
         return AnswerDecoder(GenerateTurn(self.name, request), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        from allm.providers.refusals import explained
-
-        return explained(self.name, status, headers, body)
 
     def resume(self, request: Request, response: Response, ctx: CallContext) -> Request | None:
         """The same request with the token that a paused answer (`CONTINUATION`) came with."""

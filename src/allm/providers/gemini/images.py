@@ -9,22 +9,20 @@ traffic.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from allm.data.content import Image, ImagePart, Part, TextPart
 from allm.data.events import Event, RawChunk, TextDelta
-from allm.data.failure import ErrorInfo
 from allm.data.media import ImageRequest, ImageResponse, MediaCompleted, MediaProgress
 from allm.data.messages import Message
 from allm.data.requests import Request
 from allm.data.responses import Response
 from allm.errors import UnsupportedError, ValidationError
-from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
+from allm.ports import CallContext, Decoder, HttpHead, HttpRequest
 from allm.providers.decoding import AnswerDecoder
-from allm.providers.encoding import VARIATION
+from allm.providers.encoding import VARIATION, HttpAdapter
 from allm.providers.gemini.generate import GEMINI_KEY, GEMINI_URL, Gemini
 from allm.providers.gemini.generate_stream import GenerateTurn
 from allm.providers.refusals import Refusal
@@ -38,24 +36,16 @@ _MOST_PIXELS: Final = 1_500_000  # of an image of 1K, which is what comes where 
 _MODALITIES: Final = ("TEXT", "IMAGE")
 
 
-class GeminiImages:
+class GeminiImages(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     With `adapter_options={"streaming": True}` the images come as they are made. The options of `Gemini`
     hold here too.
     """
 
-    __slots__ = ("_gemini", "key", "name")
-
-    def __init__(
-        self, name: str = "gemini", base_url: str = GEMINI_URL, key: KeyRule | None = GEMINI_KEY
-    ) -> None:
-        self.name = name
-        self.key = key
-        self._gemini = Gemini(name, base_url, key)
-
-    def __repr__(self) -> str:
-        return f"GeminiImages({self.name!r})"
+    name = "gemini"
+    base_url = GEMINI_URL
+    key = GEMINI_KEY
 
     def encode(self, request: ImageRequest, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `UnsupportedError` for a mask and for URLs as the answer, and
@@ -75,14 +65,11 @@ class GeminiImages:
         )
         streaming = bool(ctx.adapter_options.get("streaming"))
         ctx = replace(ctx, adapter_options={**ctx.adapter_options, "streaming": streaming})
-        sent = self._gemini.encode(asked, ctx)
+        sent = Gemini(self.name, self.base_url, self.key).encode(asked, ctx)
         return replace(sent, warnings=(*warnings, *sent.warnings))
 
     def decoder(self, request: ImageRequest, head: HttpHead, ctx: CallContext) -> Decoder:
         return AnswerDecoder(ImagesTurn(self.name, request), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        return self._gemini.explain(status, headers, body)
 
 
 def _refuse(request: ImageRequest) -> None:

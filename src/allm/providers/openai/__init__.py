@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from allm.data.content import AudioPart, Origin
-from allm.data.failure import ErrorInfo
 from allm.data.requests import Request
 from allm.errors import ConfigurationError
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
-from allm.providers.encoding import address, headers_of
+from allm.providers.encoding import HttpAdapter, address, headers_of
 
 if TYPE_CHECKING:
     from allm.providers.openai.chat import OpenAIChat, Quirks
@@ -33,7 +32,7 @@ _CHAT_FIELDS: Final = frozenset(
 )  # fmt: skip
 
 
-class OpenAI:
+class OpenAI(HttpAdapter):
     """The adapter. Immutable but for the dialects it makes on first use; may be shared by threads.
 
     The endpoint is, in this order: `adapter_options["endpoint"]`, the end of the address, `default`;
@@ -42,29 +41,26 @@ class OpenAI:
     the model; Responses. `quirks` are those of Chat Completions, `encrypted` is one of Responses.
     """
 
-    __slots__ = ("_chat", "_default", "_encrypted", "_quirks", "_responses", "base_url", "key", "name")
+    name = "openai"
+    base_url = OPENAI_URL
+    key = OPENAI_KEY
 
     def __init__(
         self,
-        name: str = "openai",
-        base_url: str = OPENAI_URL,
-        key: KeyRule = OPENAI_KEY,
+        name: str | None = None,
+        base_url: str | None = None,
+        key: KeyRule | None = None,
         *,
         default: str = "",
         quirks: Quirks | None = None,
         encrypted: bool = True,
     ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
+        super().__init__(name, base_url, key)
         self._default = default
         self._quirks = quirks
         self._encrypted = encrypted
         self._chat: OpenAIChat | None = None
         self._responses: OpenAIResponses | None = None
-
-    def __repr__(self) -> str:
-        return f"OpenAI({self.name!r})"
 
     def target(self, request: Request, ctx: CallContext) -> Origin:
         return Origin(self.name, self.endpoint(request, ctx), request.model or "")
@@ -74,11 +70,6 @@ class OpenAI:
 
     def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder:
         return self._dialect(request, ctx).decoder(request, head, ctx)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        from allm.providers.refusals import explained
-
-        return explained(self.name, status, headers, body)
 
     def endpoint(self, request: Request, ctx: CallContext) -> str:
         """`responses` or `chat`. Raises `ConfigurationError` where the option says something else."""

@@ -6,7 +6,7 @@ What servers want differently is named in `Quirks`, as data; the rows are in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -24,12 +24,19 @@ from allm.data.content import (
     ToolCall,
     base64_text,
 )
-from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import UnsupportedError
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
-from allm.providers.encoding import arguments_text, body_of, merge_options, own_fields, prepared, stable
+from allm.providers.encoding import (
+    HttpAdapter,
+    arguments_text,
+    body_of,
+    merge_options,
+    own_fields,
+    prepared,
+    stable,
+)
 from allm.providers.openai import (
     OPENAI_KEY,
     OPENAI_URL,
@@ -63,25 +70,22 @@ class Quirks(Struct, frozen=True, kw_only=True):
 OPENAI_QUIRKS = Quirks(max_tokens="", cache_key=True)
 
 
-class OpenAIChat:
+class OpenAIChat(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads."""
 
-    __slots__ = ("base_url", "key", "name", "quirks")
+    name = "openai"
+    base_url = OPENAI_URL
+    key = OPENAI_KEY
 
     def __init__(
         self,
-        name: str = "openai",
-        base_url: str = OPENAI_URL,
-        key: KeyRule = OPENAI_KEY,
+        name: str | None = None,
+        base_url: str | None = None,
+        key: KeyRule | None = None,
         quirks: Quirks = OPENAI_QUIRKS,
     ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
+        super().__init__(name, base_url, key)
         self.quirks = quirks
-
-    def __repr__(self) -> str:
-        return f"OpenAIChat({self.name!r})"
 
     def target(self, request: Request, ctx: CallContext) -> Origin:
         return Origin(self.name, "chat", request.model or "")
@@ -112,11 +116,6 @@ class OpenAIChat:
         from allm.providers.openai.chat_stream import ChatTurn
 
         return AnswerDecoder(ChatTurn(self.name, request), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        from allm.providers.refusals import explained
-
-        return explained(self.name, status, headers, body)
 
     def _tools(self, request: Request, body: dict[str, Any], warnings: list[str]) -> None:
         if request.tools:

@@ -7,22 +7,19 @@ API reference, SDK types and recorded traffic, read in November 2026.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from allm.data.events import Event
-from allm.data.failure import ErrorInfo
 from allm.data.media import EmbeddingRequest
 from allm.errors import ConfigurationError, UnsupportedError
-from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
+from allm.ports import CallContext, Decoder, HttpHead, HttpRequest
 from allm.providers.decoding import AnswerDecoder
-from allm.providers.encoding import body_of, merge_options
+from allm.providers.encoding import HttpAdapter, body_of, merge_options
 from allm.providers.openai import OPENAI_KEY, OPENAI_URL, api_url, is_openai, wire_headers
 from allm.providers.openai.chat_stream import usage_of
-from allm.providers.refusals import explained
 from allm.providers.vectors import EmbeddingTurn, check_input, packed_vector
 
 PATH: Final = "/embeddings"
@@ -32,26 +29,17 @@ _BASE64: Final = frozenset({"azure", "vllm", "llamacpp", "openrouter"})
 _DIMENSIONS: Final = {"mistral": "output_dimension"}  # where the field has another name
 
 
-class OpenAIEmbeddings:
+class OpenAIEmbeddings(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     `adapter_options`: `encoding`, `base64` or `float`; `api_version`, for Azure's deployments;
     `organization`, `project`; `headers`.
     """
 
-    __slots__ = ("base_url", "key", "name")
-
+    name = "openai"
+    base_url = OPENAI_URL
+    key = OPENAI_KEY
     max_batch = 2048
-
-    def __init__(
-        self, name: str = "openai", base_url: str = OPENAI_URL, key: KeyRule | None = OPENAI_KEY
-    ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"OpenAIEmbeddings({self.name!r})"
 
     def encode(self, request: EmbeddingRequest, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `ValidationError` for what the server could not answer."""
@@ -77,9 +65,6 @@ class OpenAIEmbeddings:
 
     def decoder(self, request: EmbeddingRequest, head: HttpHead, ctx: CallContext) -> Decoder:
         return AnswerDecoder(VectorsByIndex(self.name, request), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        return explained(self.name, status, headers, body)
 
     def _encoding(self, asked: Any, url: str) -> str | None:
         """What to ask for; nothing where the server's own default, numbers, is the safe thing."""

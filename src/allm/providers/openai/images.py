@@ -16,11 +16,10 @@ from typing import Any, Final
 from msgspec import Struct
 
 from allm.data.content import Image
-from allm.data.failure import ErrorInfo
 from allm.data.media import ImageRequest
 from allm.errors import UnsupportedError, ValidationError
-from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
-from allm.providers.encoding import VARIATION, body_of
+from allm.ports import CallContext, Decoder, HttpHead, HttpRequest
+from allm.providers.encoding import VARIATION, HttpAdapter, body_of
 from allm.providers.multipart import File, multipart
 from allm.providers.openai import OPENAI_KEY, OPENAI_URL, api_url, is_openai, wire_headers
 
@@ -64,7 +63,7 @@ RULES: Final = (
 _ANY: Final = Rules("*", tuple(_PATHS), ("quality", "style", "background"), {}, False)
 
 
-class OpenAIImages:
+class OpenAIImages(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     The answer is a stream where `options` have `partial_images` (how many previews) or `stream`, or with
@@ -72,17 +71,9 @@ class OpenAIImages:
     `{"response_format": None}` for a GPT image model behind a name that does not show it.
     """
 
-    __slots__ = ("base_url", "key", "name")
-
-    def __init__(
-        self, name: str = "openai", base_url: str = OPENAI_URL, key: KeyRule | None = OPENAI_KEY
-    ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"OpenAIImages({self.name!r})"
+    name = "openai"
+    base_url = OPENAI_URL
+    key = OPENAI_KEY
 
     def encode(self, request: ImageRequest, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `UnsupportedError` for what the model or the server cannot do, and
@@ -113,11 +104,6 @@ class OpenAIImages:
         from allm.providers.openai.images_stream import ImagesTurn
 
         return AnswerDecoder(ImagesTurn(self.name, request), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        from allm.providers.refusals import explained
-
-        return explained(self.name, status, headers, body)
 
     def _with_images(self, request: ImageRequest, fields: dict[str, Any], own: bool) -> tuple[str, bytes]:
         """Content type and body of a request with images in it."""

@@ -28,41 +28,45 @@ from allm.data.content import (
     ToolCall,
     base64_text,
 )
-from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import UnsupportedError, ValidationError
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
-from allm.providers.encoding import arguments_text, body_of, merge_options, own_fields, prepared, stable
+from allm.providers.encoding import (
+    HttpAdapter,
+    arguments_text,
+    body_of,
+    merge_options,
+    own_fields,
+    prepared,
+    stable,
+)
 from allm.providers.openai import OPENAI_KEY, OPENAI_URL, cache_fields, wire_headers, wire_url
 
 _ENCRYPTED = "reasoning.encrypted_content"
 
 
-class OpenAIResponses:
+class OpenAIResponses(HttpAdapter):
     """The adapter. Immutable; one serves any number of calls on any number of threads.
 
     `encrypted`: the server gives encrypted reasoning to models of which nothing is known, and takes the
     request for it.
     """
 
-    __slots__ = ("base_url", "encrypted", "key", "name")
+    name = "openai"
+    base_url = OPENAI_URL
+    key = OPENAI_KEY
 
     def __init__(
         self,
-        name: str = "openai",
-        base_url: str = OPENAI_URL,
-        key: KeyRule = OPENAI_KEY,
+        name: str | None = None,
+        base_url: str | None = None,
+        key: KeyRule | None = None,
         *,
         encrypted: bool = True,
     ) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.key = key
+        super().__init__(name, base_url, key)
         self.encrypted = encrypted
-
-    def __repr__(self) -> str:
-        return f"OpenAIResponses({self.name!r})"
 
     def target(self, request: Request, ctx: CallContext) -> Origin:
         return Origin(self.name, "responses", request.model or "")
@@ -81,11 +85,6 @@ class OpenAIResponses:
 
         stored = bool(request.options.get("store", ctx.adapter_options.get("stateful")))
         return AnswerDecoder(ResponsesTurn(self.name, request, stored=stored), head, ctx.limits)
-
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorInfo:
-        from allm.providers.refusals import explained
-
-        return explained(self.name, status, headers, body)
 
     def _body(
         self,
