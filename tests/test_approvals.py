@@ -11,9 +11,6 @@ from msgspec.structs import replace
 
 import allm
 from allm.approvals import Decided, ReadyCall, decide, told
-from allm.loops.effects import Effect, NextTool, StartTool, ToolDone
-from allm.loops.plan import make_plan
-from allm.loops.step import run_decided
 from tests.faces import Face
 from tests.test_loop import DONE, calls, double, fake
 
@@ -234,59 +231,25 @@ def test_every_problem_is_named() -> None:
     )
 
 
-# Running what was approved
+# What was approved
 
 
-def played(engine: allm.Engine, decided: Decided) -> tuple[list[Any], Any, list[str]]:
-    """`run_decided` driven by hand: its events, what it returns, and the ids of its effects."""
-    from allm.folds import RunFold
-
-    plan, _ = make_plan(engine, "go", {})
-    loop = run_decided(plan, decided, RunFold(), "s/4")
-    events: list[Any] = []
-    started: list[StartTool] = []
-    reply: Any = None
-    while True:
-        try:
-            item = loop.send(reply)
-        except StopIteration as stop:
-            return events, stop.value, [effect.id for effect in started]
-        reply = None
-        if isinstance(item, StartTool):
-            started.append(item)
-        elif isinstance(item, NextTool):
-            effect = started[-1]
-            reply = ToolDone(effect.position, effect.invoke(), None, 0.0)
-        else:
-            assert not isinstance(item, Effect)
-            events.append(item)
+def test_an_approved_call_may_halt(face: Face) -> None:
+    stop = allm.Tool(name="stop", handler=lambda _: allm.Halt("enough"), requires_approval=True)
+    session, _ = face.session("start", fake(calls(("a", "stop", {})), tools=[stop]), "hi")
+    engine = fake(DONE, tools=[stop])
+    (call,) = session.pending_tool_calls
+    session = allm.sessions.submit(engine, session, decisions=[allm.approve(call)])
+    after, result = face.session("resume", engine, session)
+    assert (after.status, result.halted_reason) == ("completed", "enough")
 
 
-def test_approved_calls_run_under_the_ids_of_their_step() -> None:
-    thread, (first, second) = waiting()
-    decisions = [allm.deny(first), allm.approve(second, {"amount": 1, "to": "Bob"})]
-    decided = decide(thread, (first, second), decisions, [pay])
-    events, (messages, metadata), ids = played(fake(tools=[pay]), decided)
-    assert ran == [{"amount": 1, "to": "Bob"}]
-    assert ids == ["s/4/tool/1"]
-    assert metadata == {}
-    assert [(m.tool_call_id, m.is_error) for m in messages] == [("a", True), ("b", False)]
-    assert messages[1].text == (
+def test_what_ran_is_told_before_its_result() -> None:
+    ready = ReadyCall(0, CALL, replace(CALL, arguments={"amount": 1, "to": "Bob"}))
+    assert told(ready, allm.tool_result("a", "paid 1")).text == (
         'The user changed the arguments of this call; it ran with {"amount":1,"to":"Bob"}. Its result:\n'
         "paid 1"
     )
-    assert [type(event).__name__ for event in events] == [
-        "ToolResultEncoded", "ToolExecutionStarted", "ToolExecutionCompleted", "ToolResultEncoded",
-    ]  # fmt: skip
-    assert events[1].call.arguments == {"amount": 1, "to": "Bob"}
-
-
-def test_an_approved_call_may_halt() -> None:
-    stop = allm.Tool(name="stop", handler=lambda _: allm.Halt("enough"), requires_approval=True)
-    thread, pending = waiting(calls(("a", "stop", {})), tools=[stop])
-    decided = decide(thread, pending, [allm.approve(pending[0])], [stop])
-    _, (_, metadata), _ = played(fake(tools=[stop]), decided)
-    assert metadata["halted_reason"] == "enough"
 
 
 def test_what_ran_is_told_beside_parts() -> None:

@@ -116,29 +116,29 @@ def test_chat_and_responses_of_openai_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "thinking", "off", "budgets", "forced", "binds", "most"),
+    ("model", "thinking", "off", "budgets", "forced", "most"),
     [
-        ("claude-fable-5-2", "adaptive", "never", False, False, True, 128_000),
-        ("claude-fable-5-20260701", "adaptive", "never", False, None, None, 128_000),
-        ("claude-mythos-5-1", "adaptive", "never", False, False, None, 128_000),
-        ("claude-opus-5-5", "adaptive", "never", False, False, True, 128_000),
-        ("claude-sonnet-5-5", "adaptive", "between_tools", False, False, True, 128_000),
-        ("claude-haiku-5-5", "adaptive", "disabled", False, None, True, 128_000),
-        ("claude-sonnet-5", "adaptive", "disabled", False, None, None, 128_000),
-        ("claude-opus-4-8", "adaptive", "disabled", False, None, None, 128_000),
-        ("claude-sonnet-4-6", "adaptive", "disabled", True, None, None, 128_000),
-        ("claude-sonnet-4-5-20250929", "budget", "disabled", True, None, None, 64_000),
-        ("claude-opus-4-1", "budget", "disabled", True, None, None, 32_000),
-        ("claude-3-7-sonnet-20250219", "budget", "disabled", True, None, None, 64_000),
-        ("claude-3-5-haiku-20241022", None, None, None, None, None, 8192),
+        ("claude-fable-5-2", "adaptive", "never", False, False, 128_000),
+        ("claude-fable-5-20260701", "adaptive", "never", False, None, 128_000),
+        ("claude-mythos-5-1", "adaptive", "never", False, False, 128_000),
+        ("claude-opus-5-5", "adaptive", "never", False, False, 128_000),
+        ("claude-sonnet-5-5", "adaptive", "between_tools", False, False, 128_000),
+        ("claude-haiku-5-5", "adaptive", "disabled", False, None, 128_000),
+        ("claude-sonnet-5", "adaptive", "disabled", False, None, 128_000),
+        ("claude-opus-4-8", "adaptive", "disabled", False, None, 128_000),
+        ("claude-sonnet-4-6", "adaptive", "disabled", True, None, 128_000),
+        ("claude-sonnet-4-5-20250929", "budget", "disabled", True, None, 64_000),
+        ("claude-opus-4-1", "budget", "disabled", True, None, 32_000),
+        ("claude-3-7-sonnet-20250219", "budget", "disabled", True, None, 64_000),
+        ("claude-3-5-haiku-20241022", None, None, None, None, 8192),
     ],
 )
 def test_thinking_of_anthropic(
-    model: str, thinking: str, off: str, budgets: bool, forced: bool, binds: bool, most: int
+    model: str, thinking: str, off: str, budgets: bool, forced: bool, most: int
 ) -> None:
     caps = capabilities_of("anthropic", model, "messages")
     assert (caps.thinking, caps.thinking_off, caps.budgets) == (thinking, off, budgets)
-    assert (caps.forced_tool_choice, caps.binds_prefix, caps.max_output_tokens) == (forced, binds, most)
+    assert (caps.forced_tool_choice, caps.max_output_tokens) == (forced, most)
     assert ("none" in (caps.efforts or ())) == (off in ("disabled", "between_tools"))
 
 

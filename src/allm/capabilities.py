@@ -32,8 +32,8 @@ class Capabilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
     does when nothing is said. `thinking`: how it is told to think; `budgets`: it takes `budget_tokens`;
     `thinking_off`: how it is told not to. `structured`: how it keeps a schema (`tool`: by a forced tool).
     `stop`: how many stop sequences. `image_detail`: the words beside `auto`. `prefill`: the messages may
-    end with the assistant's. `binds_prefix`: thinking goes back only behind the conversation it followed.
-    `parallel_tool_calls`: there is a switch for them. `as_of`: ISO date of the newest fact.
+    end with the assistant's. `parallel_tool_calls`: there is a switch for them. `as_of`: ISO date of the
+    newest fact.
     """
 
     endpoint: Literal["responses", "chat"] | None = None
@@ -44,7 +44,6 @@ class Capabilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
     thinking: Literal["adaptive", "budget", "level"] | None = None
     thinking_off: Literal["disabled", "between_tools", "never", "minimal"] | None = None
     budgets: bool | None = None
-    binds_prefix: bool | None = None
     tools: bool | None = None
     parallel_tool_calls: bool | None = None
     forced_tool_choice: bool | None = None
@@ -164,8 +163,6 @@ _ANTHROPIC: Final = (
     _row("anthropic", "claude-opus-5-5* claude-sonnet-5-5* claude-fable-5-1* claude-mythos-5-1*"
          " claude-fable-5-2 claude-fable-5-2-* claude-mythos-5-2 claude-mythos-5-2-*",
          forced_tool_choice=False),
-    _row("anthropic", "claude-opus-5-5* claude-sonnet-5-5* claude-haiku-5-5* claude-fable-5-1*"
-         " claude-fable-5-2 claude-fable-5-2-* claude-mythos-5-2 claude-mythos-5-2-*", binds_prefix=True),
 )  # fmt: skip
 
 _GEMINI: Final = (

@@ -40,7 +40,6 @@ MediaLoop = Generator[Any, Any, T]
 _SLOTS: Final = {"image": "image_adapter", "embedding": "embed_adapter"}
 _EXAMPLES: Final = {"image": "openai:gpt-image-2", "embedding": "openai:text-embedding-3-small"}
 _NAMES: Final = {"image": IMAGE_NAMES, "embedding": EMBED_NAMES}
-_REQUESTS: Final[dict[str, type[Any]]] = {"image": ImageRequest, "embedding": EmbeddingRequest}
 
 
 def media_plan(

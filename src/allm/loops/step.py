@@ -10,7 +10,7 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from allm.approvals import Decided, ReadyCall, approval_digest, told
+from allm.approvals import ReadyCall, approval_digest, told
 from allm.data.content import ToolCall
 from allm.data.events import (
     AskUserRequested,
@@ -85,24 +85,6 @@ def step(
     return result
 
 
-def run_decided(
-    plan: Plan, decided: Decided, fold: RunFold, place: str
-) -> Loop[tuple[tuple[Message, ...], dict[str, Any]]]:
-    """Run the calls that were approved, with the plan's policies; gives the answers of all decided calls and
-    the metadata of a halt, if one of them asks for it.
-
-    `place` is the `<run>/<revision>` of the step that asked for the calls: with it their effects have the
-    ids that they would have had there.
-    """
-    for message in decided.denied:
-        event = ToolResultEncoded(message)
-        fold.add(event)
-        yield event
-    phase = _Phase(plan, decided.run, fold, place, approving=False)
-    yield from phase.run()
-    return (*decided.denied, *phase.messages), phase.halting()
-
-
 def _check(plan: Plan) -> None:
     """Mistakes of the caller that must not come out as failures of a tool."""
     for tool in plan.tools.values():
@@ -170,7 +152,7 @@ class _Settled(Struct):
 class _Phase:
     """The tools of one step: bounded parallel, results in call order, events as they finish.
 
-    A call of a manual tool waits for the caller; with `approving`, one that needs approval waits for that.
+    A call of a manual tool waits for the caller, one that needs approval for that.
     """
 
     def __init__(
@@ -179,7 +161,6 @@ class _Phase:
         calls: Sequence[ReadyCall],
         fold: RunFold,
         place: str,
-        approving: bool = True,
         begun: Progress = _AT_ITS_BEGINNING,
     ) -> None:
         self.plan = plan
@@ -187,7 +168,6 @@ class _Phase:
         self.calls = {ready.position: ready.call for ready in calls}  # as they run, after the hooks
         self.fold = fold
         self.place = place
-        self.approving = approving
         encoder = plan.tool_result_encoder
         self.encode = encode_result if encoder is None else encoder.encode
         done = {result.message.tool_call_id: _Settled.of(result) for result in begun.results}
@@ -232,7 +212,7 @@ class _Phase:
 
     def _waits(self, tool: Tool, call: ToolCall) -> bool:
         """Whether the caller runs it, or is asked first. Raises `ToolError` where it could not run at all."""
-        rule = tool.requires_approval if self.approving and call.id not in self.approved else False
+        rule = tool.requires_approval if call.id not in self.approved else False
         if rule is not False:
             tool.bind_arguments(call)
         if not (tool.manual or rule is True or (callable(rule) and rule(call))):
