@@ -102,20 +102,20 @@ if TYPE_CHECKING:
     from allm.data.codec import from_msgpack as from_msgpack
     from allm.data.codec import to_json as to_json
     from allm.data.codec import to_msgpack as to_msgpack
-    from allm.data.content import *  # noqa: F403
-    from allm.data.events import *  # noqa: F403
+    from allm.data.content import *
+    from allm.data.events import *
     from allm.data.failure import ErrorInfo as ErrorInfo
-    from allm.data.media import *  # noqa: F403
-    from allm.data.messages import *  # noqa: F403
-    from allm.data.requests import *  # noqa: F403
-    from allm.data.responses import *  # noqa: F403
-    from allm.data.sessions import *  # noqa: F403
+    from allm.data.media import *
+    from allm.data.messages import *
+    from allm.data.requests import *
+    from allm.data.responses import *
+    from allm.data.sessions import *
     from allm.drivers.stream import AsyncStream as AsyncStream
     from allm.drivers.stream import Stream as Stream
     from allm.engine import Engine as Engine
     from allm.engine import bind as bind
     from allm.engine import configure as configure
-    from allm.errors import *  # noqa: F403
+    from allm.errors import *
     from allm.folds import ChatFold as ChatFold
     from allm.folds import ResponseFold as ResponseFold
     from allm.folds import fold as fold

@@ -387,8 +387,6 @@ class PartialObject(_View):
             return NotImplemented
         return self._shape.fields == other._shape.fields and _come(self) == _come(other)
 
-    __hash__ = None  # type: ignore[assignment]  # holds lists and maps
-
     def __repr__(self) -> str:
         return (
             f"{self._shape.name}({', '.join([f'{name}={value!r}' for name, value in _come(self).items()])})"
@@ -439,8 +437,6 @@ class PartialList(_View, Sequence[Any]):
         if not isinstance(other, list | PartialList):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return repr(list(self))

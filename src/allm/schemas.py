@@ -601,10 +601,10 @@ def _components(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, A
 def _model_hook(extra: dict[str, Any], taken: set[str]) -> Callable[[type], dict[str, Any]]:
     """Schemas of pydantic models for msgspec; their definitions go to `extra`, renamed on a clash."""
 
-    def hook(type: type) -> dict[str, Any]:
+    def hook(type: Any) -> dict[str, Any]:
         if not _is_model(type):
             raise NotImplementedError
-        schema: dict[str, Any] = dict(type.model_json_schema())  # type: ignore[attr-defined]
+        schema: dict[str, Any] = dict(type.model_json_schema())
         inner = schema.pop("$defs", {})
         names = {name: _free_name(name, inner[name], extra, taken) for name in inner}
         for name, item in inner.items():
@@ -730,11 +730,11 @@ def _joined(location: Iterable[str | int]) -> str:
     return path
 
 
-def _nested_model(type: type, value: Any) -> Any:
+def _nested_model(type: Any, value: Any) -> Any:
     if not _is_model(type):
         raise NotImplementedError(f"no conversion to {type!r}")
     try:
-        return type.model_validate_json(msgspec.json.encode(value))  # type: ignore[attr-defined]
+        return type.model_validate_json(msgspec.json.encode(value))
     except ValueError as error:
         listed = [f"{path}: {reason}" if path else reason for path, reason in _model_problems(error)]
         raise ValueError("; ".join(listed)) from None

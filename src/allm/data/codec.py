@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import cache
 from math import isfinite
 from types import UnionType
-from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints, overload
+from typing import Any, Final, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 import msgspec
 from msgspec import Struct
@@ -234,7 +234,7 @@ def _numbers_plain(value: Any) -> bool:
     return True
 
 
-def _is_foreign_part(value: Any) -> bool:
+def _is_foreign_part(value: Any) -> TypeGuard[content.OpaquePart]:
     """Whether this is a part of a type that only a newer version knows: written back as it came."""
     if type(value) is not content.OpaquePart or value.origin or value.provider_data or value.extra:
         return False
@@ -326,7 +326,7 @@ def _same(item: Any, default: Any) -> bool:
 
 def _builtin(value: Any, binary: bool) -> Any:
     if isinstance(value, Struct):
-        return _sorted(value.data) if _is_foreign_part(value) else _object(value, binary)  # type: ignore[attr-defined]
+        return _sorted(value.data) if _is_foreign_part(value) else _object(value, binary)
     if isinstance(value, dict):
         return _sorted(value)
     if isinstance(value, tuple | list):

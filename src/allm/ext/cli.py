@@ -145,7 +145,7 @@ class Screen:
         self._bar_open = False
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, ValueError):
-                stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+                stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # suppressed
 
     def write(self, text: str) -> None:
         """Show text of a model at once. On a terminal its control characters have no effect."""

@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Final
@@ -227,13 +228,13 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             for item in archive.infolist():
-                yield item.filename, lambda item=item: archive.open(item)  # type: ignore[misc]
+                yield item.filename, partial(archive.open, item)
         return
     with tarfile.open(source, "r:*") as tar:
         for member in tar:
             opened = tar.extractfile(member) if member.isfile() else None
             if opened is not None:
-                yield member.name, lambda opened=opened: opened  # type: ignore[misc]
+                yield member.name, lambda opened=opened: opened  # type: ignore[misc]  # has a default
 
 
 def _copy(source: IO[bytes], target: IO[bytes], origin: Path) -> None:

@@ -36,11 +36,10 @@ class Meter:
 
     def count(self, events: Iterable[Event]) -> None:
         for event in events:
-            kind = type(event)
-            if kind is TextDelta or kind is ReasoningDelta or kind is ToolCallDelta:
-                self._characters += len(event.text)  # type: ignore[union-attr]
-            elif kind is UsageReported:
-                self._usage = event.usage  # type: ignore[union-attr]
+            if isinstance(event, (TextDelta, ReasoningDelta, ToolCallDelta)):
+                self._characters += len(event.text)
+            elif type(event) is UsageReported:
+                self._usage = event.usage
 
     def close(self, usage: Usage | None) -> None:
         """The answer is whole; what its provider reports holds over the estimate."""
