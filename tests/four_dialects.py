@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import allm
 from allm.ports import CallContext, HttpRequest, WireAdapter
-from allm.providers import resolve
+from allm.providers import COMPATIBLE, resolve
+from allm.providers.openai.chat import OpenAIChat
+from allm.providers.openai.responses import OpenAIResponses
 from tests.wire_support import Record, body_of, head_of, records
 
 
@@ -66,3 +68,16 @@ GENERATE = Dialect(
     "generate", "gemini", "gemini.generate", "", "google.genai", "gemini-3.8-flash", "gemini-2.5-flash"
 )
 DIALECTS = (CHAT, RESPONSES, MESSAGES, GENERATE)
+
+
+def recorded_adapter(record: Record) -> WireAdapter:
+    """The adapter of the server that gave a recorded answer, for the dialect that it was asked in."""
+    provider, dialect = record["provider"], record["endpoint"]
+    if dialect == CHAT.endpoint and provider == "openai":
+        return OpenAIChat()
+    if dialect == CHAT.endpoint:
+        compatible: WireAdapter = resolve(provider if provider in COMPATIBLE else "compatible")
+        return compatible
+    if dialect == RESPONSES.endpoint:
+        return OpenAIResponses(provider)
+    return (MESSAGES if dialect == MESSAGES.endpoint else GENERATE).adapter

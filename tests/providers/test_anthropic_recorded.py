@@ -1,4 +1,4 @@
-"""Every recorded Messages exchange, in process: whole, byte by byte, and split; and what goes back."""
+"""What recorded clients of Messages sent back of an answer, we send back too."""
 
 from __future__ import annotations
 
@@ -10,47 +10,16 @@ import pytest
 from msgspec.structs import replace
 
 from allm.data.content import OpaquePart, Origin, TextPart, ToolCall
-from allm.data.events import MessageCompleted, StreamFailed
 from allm.data.messages import Message, tool_result
 from allm.data.requests import Request, ToolSpec
 from allm.folds import ResponseFold
 from allm.ports import CallContext
 from allm.providers.anthropic.messages import Anthropic
-from tests.wire_support import Record, body_of, compare, decode, head_of, records, result_of, splits
+from tests.wire_support import Record, body_of, head_of, records
 
 RECORDS = records("anthropic.messages")
 pytestmark = pytest.mark.skipif(not RECORDS, reason="the recorded exchanges are not here")
 ADAPTER = Anthropic()
-
-
-@pytest.fixture(params=RECORDS, ids=[record["id"] for record in RECORDS])
-def record(request: pytest.FixtureRequest) -> Record:
-    found: Record = request.param
-    return found
-
-
-def test_whole(record: Record) -> None:
-    assert compare(record, result_of(ADAPTER, record, [body_of(record)])) == []
-
-
-def test_byte_by_byte(record: Record) -> None:
-    body = body_of(record)
-    pieces = [body[at : at + 1] for at in range(len(body))]
-    assert decode(ADAPTER, record, pieces) == decode(ADAPTER, record, [body])
-
-
-def test_splits(record: Record) -> None:
-    body = body_of(record)
-    expected = decode(ADAPTER, record, [body])
-    for pieces in splits(body):
-        assert decode(ADAPTER, record, pieces) == expected
-
-
-def test_one_ending(record: Record) -> None:
-    events = decode(ADAPTER, record, [body_of(record)])
-    ends = [event for event in events if isinstance(event, MessageCompleted | StreamFailed)]
-    assert ends == events[-1:]
-
 
 FOLLOWING = [record for record in RECORDS if record.get("follows")]
 BY_ID = {record["id"]: record for record in RECORDS}

@@ -1,4 +1,4 @@
-"""Every recorded `generateContent` exchange, in process: whole, byte by byte, split, and answered again."""
+"""What recorded clients of `generateContent` sent back of an answer, we send back too."""
 
 from __future__ import annotations
 
@@ -9,49 +9,19 @@ import msgspec
 import pytest
 
 from allm.data.content import ToolCall
-from allm.data.events import MessageCompleted, StreamFailed
 from allm.data.messages import Message, tool_result, user
 from allm.data.requests import Request
 from allm.data.responses import Response
 from allm.folds import ResponseFold
 from allm.ports import CallContext
 from allm.providers.gemini.generate import Gemini
-from tests.wire_support import Record, body_of, compare, decode, head_of, records, result_of, splits
+from tests.wire_support import Record, body_of, head_of, records
 
 RECORDS = records("gemini.generate")
 BY_ID = {record["id"]: record for record in RECORDS}
 FOLLOWERS = [record for record in RECORDS if record.get("follows")]
 GEMINI = Gemini()
 pytestmark = pytest.mark.skipif(not RECORDS, reason="the recorded exchanges are not here")
-
-
-@pytest.fixture(params=RECORDS, ids=[record["id"] for record in RECORDS])
-def record(request: pytest.FixtureRequest) -> Record:
-    found: Record = request.param
-    return found
-
-
-def test_whole(record: Record) -> None:
-    assert compare(record, result_of(GEMINI, record, [body_of(record)])) == []
-
-
-def test_byte_by_byte(record: Record) -> None:
-    body = body_of(record)
-    pieces = [body[at : at + 1] for at in range(len(body))]
-    assert decode(GEMINI, record, pieces) == decode(GEMINI, record, [body])
-
-
-def test_splits(record: Record) -> None:
-    body = body_of(record)
-    expected = decode(GEMINI, record, [body])
-    for pieces in splits(body):
-        assert decode(GEMINI, record, pieces) == expected
-
-
-def test_one_ending(record: Record) -> None:
-    events = decode(GEMINI, record, [body_of(record)])
-    ends = [event for event in events if isinstance(event, MessageCompleted | StreamFailed)]
-    assert ends == events[-1:]
 
 
 @pytest.mark.parametrize("follower", FOLLOWERS, ids=[record["id"] for record in FOLLOWERS])

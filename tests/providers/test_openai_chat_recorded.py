@@ -1,4 +1,4 @@
-"""Every recorded Chat Completions exchange, in process: whole, byte by byte, split, and sent back."""
+"""What recorded clients of Chat Completions sent back of an answer, we send back too."""
 
 from __future__ import annotations
 
@@ -8,59 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from allm.data.events import MessageCompleted, StreamFailed
 from allm.data.messages import tool_result, user
 from allm.data.requests import Request
 from allm.folds import ResponseFold
-from allm.ports import CallContext, WireAdapter
-from allm.providers import COMPATIBLE, resolve
-from allm.providers.openai.chat import OpenAIChat
-from tests.wire_support import Record, body_of, compare, decode, head_of, records, result_of, splits
+from allm.ports import CallContext
+from tests.four_dialects import recorded_adapter
+from tests.wire_support import Record, body_of, head_of, records
 
 RECORDS = records("openai.chat")
 pytestmark = pytest.mark.skipif(not RECORDS, reason="the recorded exchanges are not here")
-
-
-def adapter_of(record: Record) -> WireAdapter:
-    provider = record["provider"]
-    if provider == "openai":
-        return OpenAIChat()
-    adapter: WireAdapter = resolve(provider if provider in COMPATIBLE else "compatible")
-    return adapter
-
-
-@pytest.fixture(params=RECORDS, ids=[record["id"] for record in RECORDS])
-def record(request: pytest.FixtureRequest) -> Record:
-    found: Record = request.param
-    return found
-
-
-def test_whole(record: Record) -> None:
-    assert compare(record, result_of(adapter_of(record), record, [body_of(record)])) == []
-
-
-def test_byte_by_byte(record: Record) -> None:
-    body = body_of(record)
-    adapter = adapter_of(record)
-    pieces = [body[at : at + 1] for at in range(len(body))]
-    assert decode(adapter, record, pieces) == decode(adapter, record, [body])
-
-
-def test_splits(record: Record) -> None:
-    body = body_of(record)
-    adapter = adapter_of(record)
-    expected = decode(adapter, record, [body])
-    for pieces in splits(body):
-        assert decode(adapter, record, pieces) == expected
-
-
-def test_one_ending(record: Record) -> None:
-    events = decode(adapter_of(record), record, [body_of(record)])
-    ends = [event for event in events if isinstance(event, MessageCompleted | StreamFailed)]
-    assert ends == events[-1:]
-
-
-# What the recorded client sent back of an answer, we send back too.
 
 REASONING = ("reasoning", "reasoning_content", "reasoning_details")
 
@@ -92,7 +48,7 @@ def test_all_goes_back(record: Record) -> None:
     """Ids that the server had left out are ours; all others, the arguments, the results and the
     reasoning are those that the recorded client sent."""
     before = earlier(record)
-    adapter, ctx = adapter_of(before), CallContext(base_url="https://example.invalid/v1")
+    adapter, ctx = recorded_adapter(before), CallContext(base_url="https://example.invalid/v1")
     asked = Request(model=before["request"]["json"]["model"], messages=(user("?"),))
     decoder = adapter.decoder(asked, head_of(before), ctx)
     fold = ResponseFold()

@@ -1,4 +1,4 @@
-"""Every recorded Responses exchange, in process: whole, byte by byte, split, and sent back."""
+"""What recorded clients of Responses sent back of an answer, we send back too."""
 
 from __future__ import annotations
 
@@ -10,56 +10,17 @@ import msgspec
 import pytest
 
 from allm.data.content import FilePart
-from allm.data.events import MessageCompleted, StreamFailed
 from allm.data.messages import Message, tool_result, user
 from allm.data.requests import Request
 from allm.folds import ResponseFold
 from allm.ports import CallContext
-from allm.providers.openai.responses import OpenAIResponses
-from tests.wire_support import Record, body_of, compare, decode, head_of, records, result_of, splits
+from tests.four_dialects import recorded_adapter
+from tests.wire_support import Record, body_of, head_of, records
 
 RECORDS = records("openai.responses")
 pytestmark = pytest.mark.skipif(not RECORDS, reason="the recorded exchanges are not here")
 
 Item = dict[str, Any]
-
-
-def adapter_of(record: Record) -> OpenAIResponses:
-    return OpenAIResponses(record["provider"])
-
-
-@pytest.fixture(params=RECORDS, ids=[record["id"] for record in RECORDS])
-def record(request: pytest.FixtureRequest) -> Record:
-    found: Record = request.param
-    return found
-
-
-def test_whole(record: Record) -> None:
-    assert compare(record, result_of(adapter_of(record), record, [body_of(record)])) == []
-
-
-def test_byte_by_byte(record: Record) -> None:
-    body = body_of(record)
-    adapter = adapter_of(record)
-    pieces = [body[at : at + 1] for at in range(len(body))]
-    assert decode(adapter, record, pieces) == decode(adapter, record, [body])
-
-
-def test_splits(record: Record) -> None:
-    body = body_of(record)
-    adapter = adapter_of(record)
-    expected = decode(adapter, record, [body])
-    for pieces in splits(body):
-        assert decode(adapter, record, pieces) == expected
-
-
-def test_one_ending(record: Record) -> None:
-    events = decode(adapter_of(record), record, [body_of(record)])
-    ends = [event for event in events if isinstance(event, MessageCompleted | StreamFailed)]
-    assert ends == events[-1:]
-
-
-# What the recorded client sent back of an answer, we send back too.
 
 
 def output_of(record: Record) -> Iterator[Item]:
@@ -116,7 +77,7 @@ def _result(output: str | list[Item]) -> Any:
 def sent_by_us(record: Record, **options: Any) -> Item:
     """Our request after the earlier answer and the results that the recorded client gave."""
     before, ctx = earlier(record), CallContext(adapter_options=options)
-    adapter = adapter_of(before)
+    adapter = recorded_adapter(before)
     model = before["request"]["json"]["model"]
     asked = Request(model=model, messages=(user("?"),))
     decoder = adapter.decoder(asked, head_of(before), ctx)
