@@ -214,5 +214,5 @@ def test_a_budget_is_checked_when_it_is_made(fields: dict[str, Any]) -> None:
 
 
 def test_a_budget_is_a_budget() -> None:
-    with pytest.raises(allm.ConfigurationError, match="takes allm"):
+    with pytest.raises(allm.ValidationError, match="budget: must_be_a_Budget_or_None: not int 100"):
         allm.chat(fake(), "go", budget=100)  # type: ignore[arg-type]

@@ -278,7 +278,7 @@ def test_a_loaded_engine_with_its_own_address_takes_no_stored_key() -> None:
 
 @pytest.mark.parametrize("given", ["groq:a", allm.Engine("fake:a")])
 def test_fallbacks_are_a_sequence(given: Any) -> None:
-    with pytest.raises(allm.ConfigurationError, match="fallbacks"):
+    with pytest.raises(allm.ValidationError, match="fallbacks: must_be_a_list_of_engines_or_models"):
         allm.Engine("fake:m", fallbacks=given)
 
 

@@ -475,7 +475,7 @@ def test_partial_values_begin_anew_with_a_correction() -> None:
 
 @pytest.mark.parametrize("retries", [-1, 1.5, "2"])
 def test_how_many_corrections(retries: Any) -> None:
-    with pytest.raises(allm.ValidationError, match="output_retries: must_not_be_negative"):
+    with pytest.raises(allm.ValidationError, match="output_retries: must_be_an_integer_not_below_0"):
         allm.stream(fake(), "?", response_format=Person, output_retries=retries)
 
 

@@ -243,10 +243,12 @@ def test_trap24_a_method_without_its_instance_is_a_mistake_of_the_caller(face: F
             """How many."""
             return 1
 
-    engine = fake(calls(("a", "count", {})), DONE, tools=[Shop.count])
+    engine = fake(calls(("a", "count", {})), DONE)
     with pytest.raises(allm.ConfigurationError, match="pass it from an instance"):
-        face.chat(engine, "go")
+        face.chat(engine, "go", tools=[Shop.count])
     assert requests(engine) == []
+    with pytest.raises(allm.ConfigurationError, match="pass it from an instance"):
+        engine.put_tool(Shop.count)
 
 
 def test_keys_in_an_exception_go_nowhere(face: Face) -> None:

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import allm
 from allm.data.content import Image, ImagePart, TextPart, ToolCall, parsed_call
 from allm.data.failure import ErrorInfo
 from allm.data.requests import ToolSpec
@@ -299,6 +300,21 @@ def test_from_object() -> None:
     assert [item.name for item in from_object(Shop)] == ["kind", "free"]
     assert [item.name for item in from_object(sys.modules[__name__])] == ["weather", "slow-sum", "positional"]
     assert from_object(object()) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "names"),
+    [
+        (Shop(1), ["count", "kind", "free"]),
+        (Shop, ["kind", "free"]),
+        (sys.modules[__name__], ["weather", "slow-sum", "positional"]),
+    ],
+)
+def test_a_list_of_tools_takes_what_holds_some(entry: Any, names: list[str]) -> None:
+    engine = allm.Engine("fake", tools=[entry, allm.Tool(name="last")])
+    assert [item.name for item in engine.tools] == [*names, "last"]
+    with pytest.raises(allm.ConfigurationError, match="is not a tool"):
+        engine.put_tool(object())
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_request_in_order() -> None:
         (messages.Message(["user"]), ("role", "unknown")),  # type: ignore[arg-type]
         (messages.Message("user", None), ("content", "invalid_type")),  # type: ignore[arg-type]
         (messages.tool_result("c", {"a": 1}), ("content", "invalid_type")),  # type: ignore[dict-item]
-        (messages.user(("x",)), ("content[0]", "invalid_part_type")),  # type: ignore[arg-type]
+        (messages.user(("x",)), ("content[0]", "invalid_part_type: str")),  # type: ignore[arg-type]
         (messages.Message("tool", "x"), ("tool_call_id", "required")),
         (messages.tool_result("", "x"), ("tool_call_id", "required")),
         (

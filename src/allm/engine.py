@@ -13,7 +13,15 @@ from allm.data.freeform import json_value
 from allm.data.requests import ModelRef, ToolSpec
 from allm.errors import ConfigurationError, ValidationError
 from allm.limits import Limits, Timeouts
-from allm.options import LOOP_PARAMS, REQUEST_FIELDS, check_names
+from allm.options import (
+    ENGINE_KINDS,
+    KINDS,
+    LOOP_PARAMS,
+    REQUEST_FIELDS,
+    check_kinds,
+    check_names,
+    listed,
+)
 from allm.retry import NO_RETRY, RetryPolicy
 
 if TYPE_CHECKING:
@@ -54,8 +62,14 @@ def configure(
     `configure()` without arguments clears the defaults. `env_file=".env"` switches that level on.
     """
     check_names(defaults, _APPLICATION, "application default")
+    check_kinds(defaults, ENGINE_KINDS)
+    _check_port("adapter", defaults.get("adapter"))
+    model_text(defaults.get("model"))
+    if "adapter_options" in defaults:
+        defaults["adapter_options"] = adapter_options(defaults["adapter_options"])
     if "params" in defaults:
         check_names(defaults["params"], _PARAMS, "param")
+        check_kinds(defaults["params"], KINDS, "params.")
     if "tools" in defaults:
         defaults["tools"] = as_tools(defaults["tools"])
     for name in ("middleware", "fallbacks"):
@@ -72,22 +86,36 @@ def configure(
 
 
 def as_tools(tools: Iterable[Any]) -> tuple[Tool, ...]:
-    """Tools, specifications and plain functions as tools; names stay in order."""
-    return tuple(as_tool(item) for item in tools)
+    """Tools, specifications, functions, and what modules, instances and classes hold, as tools in order.
+
+    Raises `ValidationError` where two of them have one name.
+    """
+    if not listed(tools):
+        raise ValidationError.of("invalid tools", ("tools", f"must_be_a_list: not {type(tools).__name__}"))
+    made = tuple([made for item in tools for made in _tools_of(item)])
+    names = [item.name for item in made]
+    if len(set(names)) != len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValidationError.of(f"two tools of one list are called {twice!r}", ("tools", "duplicate_name"))
+    return made
 
 
-def as_tool(item: Any) -> Tool:
-    from allm.tools import Tool, tool
+def _tools_of(item: Any) -> Iterable[Tool]:
+    """The tools that one entry of a list of tools stands for."""
+    from allm.tools import Tool, from_object, needs_instance, tool
 
     if isinstance(item, Tool):
-        return item
+        if needs_instance(item):
+            raise ConfigurationError(f"the tool {item.name!r} is a method: pass it from an instance")
+        return (item,)
     if isinstance(item, ToolSpec):
-        return Tool.from_spec(item)
+        return (Tool.from_spec(item),)
+    if found := from_object(item):
+        return found
     if callable(item):
-        made: Tool = tool(item)
-        return made
+        return (tool(item),)
     raise ConfigurationError(
-        f"{type(item).__name__!r} is not a tool: pass a function, @allm.tool or allm.Tool"
+        f"{type(item).__name__!r} is not a tool: pass a function, @allm.tool, allm.Tool, or what holds some"
     )
 
 
@@ -173,16 +201,18 @@ class Engine:
 
     def __init__(self, model: Any = None, **fields: Unpack[EngineFields]) -> None:
         check_names(fields, _FIELDS, "engine option")
+        check_kinds(fields, ENGINE_KINDS)
+        for slot in ("adapter", "image_adapter", "embed_adapter"):
+            _check_port(slot, fields.get(slot))
         params = dict(fields.get("params", {}))
         check_names(params, _PARAMS, "param (the provider's own go into params={'options': {...}})")
-        adapter_options = json_value(fields.get("adapter_options", {}), "adapter_options")
-        refuse_secret_headers(adapter_options)
+        check_kinds(params, KINDS, "params.")
         retry = fields.get("retry", RetryPolicy())
         values = {
-            "model": _model_text(model),
+            "model": model_text(model),
             "adapter": fields.get("adapter"),
             "base_url": fields.get("base_url"),
-            "adapter_options": adapter_options,
+            "adapter_options": adapter_options(fields.get("adapter_options", {})),
             "image_adapter": fields.get("image_adapter"),
             "embed_adapter": fields.get("embed_adapter"),
             "tools": as_tools(fields.get("tools", ())),
@@ -191,8 +221,8 @@ class Engine:
             "tool_executor": fields.get("tool_executor"),
             "tool_result_encoder": fields.get("tool_result_encoder"),
             "retry": retry or NO_RETRY,
-            "timeouts": fields.get("timeouts", Timeouts()),
-            "limits": fields.get("limits", Limits()),
+            "timeouts": fields.get("timeouts") or Timeouts(),
+            "limits": fields.get("limits") or Limits(),
             "transport": fields.get("transport", "auto"),
             "observers": tuple(fields.get("observers", ())),
             "middleware": tuple(fields.get("middleware", ())),
@@ -241,6 +271,7 @@ class Engine:
         `adapter_options` are merged key by key, all else is replaced."""
         mine = {name: getattr(self, name) for name in self.__slots__}
         check_names(fields, (*_FIELDS, "model"), "engine option")
+        check_kinds(fields, ENGINE_KINDS)
         for name in ("params", "context", "metadata", "adapter_options"):
             if name in fields:
                 fields[name] = {**mine[name], **fields[name]}
@@ -345,13 +376,34 @@ def _rebuilt(fields: dict[str, Any]) -> Engine:
     return Engine(fields.pop("model"), **fields)
 
 
+_ANSWERS = ("complete", "acomplete", "stream", "astream", "play")
+_ENCODES = ("encode", "decoder", "explain")
+
+
+def _check_port(slot: str, given: Any) -> None:
+    """An adapter is a provider's name or an object with the methods of a port (`allm.ports`)."""
+    if given is None or (isinstance(given, str) and given):
+        return
+    if isinstance(given, type):
+        raise ConfigurationError(f"{slot} takes an object: write {given.__name__}(...), not the class")
+    has = {name for name in (*_ANSWERS, *_ENCODES) if callable(getattr(given, name, None))}
+    if has.issuperset(_ENCODES) or has.intersection(_ANSWERS):
+        return
+    if has:
+        what = f"it has {', '.join(sorted(has))} and lacks {', '.join(n for n in _ENCODES if n not in has)}"
+    else:
+        what = f"it has none of {', '.join(_ANSWERS[:4])}, and not {', '.join(_ENCODES)}"
+    raise ConfigurationError(
+        f"{slot} takes a provider's name or an adapter; {type(given).__name__!r} is neither: {what}"
+    )
+
+
 def _fallbacks(given: Iterable[Any] | None) -> tuple[Engine | str, ...] | None:
-    if isinstance(given, str | Engine):
-        raise ConfigurationError("fallbacks takes a tuple: fallbacks=('groq:llama-4', other_engine)")
     return None if given is None else tuple(given)
 
 
-def _model_text(model: Any) -> str | None:
+def model_text(model: Any) -> str | None:
+    """A model in any spelling as `provider:model` or a bare id. Raises `ConfigurationError` for no model."""
     if isinstance(model, ModelRef):
         return str(model)
     if isinstance(model, tuple) and len(model) == 2:
@@ -385,11 +437,15 @@ _SECRET_HEADERS = frozenset(
 )
 
 
-def refuse_secret_headers(adapter_options: Mapping[str, Any]) -> None:
-    """Keys do not travel in options, which are data that is stored and logged."""
-    headers = adapter_options.get("headers") or {}
+def adapter_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an adapter as JSON values. Keys do not travel in them: they are data, stored and logged."""
+    options: dict[str, Any] = json_value(given, "adapter_options")
+    headers = options.get("headers") or {}
+    if not isinstance(headers, Mapping):
+        raise ValidationError.of("invalid option", ("adapter_options.headers", "must_be_a_mapping"))
     for name in headers:
         if name.lower() in _SECRET_HEADERS:
             raise ConfigurationError(
                 f"the header {name!r} carries a key: pass api_key= instead of adapter_options"
             )
+    return options

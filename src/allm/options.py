@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict
 
 from allm.data.content import ToolCall
 from allm.data.events import Event
 from allm.data.failure import ErrorInfo
 from allm.data.responses import StepResult
-from allm.errors import UnknownOptionError
+from allm.errors import UnknownOptionError, ValidationError
 from allm.limits import Limits, Timeouts
 from allm.retry import RetryPolicy
 
@@ -107,6 +108,11 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
             raise UnknownOptionError(f"unknown {what} {name!r}; {hint}")
 
 
+def listed(value: Any) -> bool:
+    """Whether it is several of something, and no text or map."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
 class _MediaOptions(TypedDict, total=False):
     model: Any
     api_key: Any
@@ -145,3 +151,162 @@ class EmbedOptions(_MediaOptions, total=False):
 
 IMAGE_NAMES = (*_MediaOptions.__annotations__, *ImageOptions.__annotations__)
 EMBED_NAMES = (*_MediaOptions.__annotations__, *EmbedOptions.__annotations__)
+
+
+class Kind(NamedTuple):
+    """What an option takes: a test of its value, and the words that an error says it with."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+def check_kinds(given: Mapping[str, Any], kinds: Mapping[str, Kind], place: str = "") -> None:
+    """Raise one `ValidationError` with every value that its option does not take.
+
+    `place` goes before the names. Fields of the request are not here: they are validated with it.
+    """
+    problems = [
+        (f"{place}{name}", f"must_be_{kind.words}: not {_shown(value)}")
+        for name, value in given.items()
+        if (kind := kinds.get(name)) is not None and not kind.fits(value)
+    ]
+    if problems:
+        raise ValidationError.of("invalid option", *problems)
+
+
+_SHORT: Final = 20  # characters; a key in the wrong place is longer
+
+
+def _shown(value: Any) -> str:
+    """The kind of a value, and the value itself where it is small."""
+    if value is None or isinstance(value, type):
+        return repr(value)
+    small = isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _SHORT)
+    return f"{type(value).__name__} {value!r}" if small else type(value).__name__
+
+
+def _is(*types: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, types)
+
+
+def _optional(kind: Kind) -> Kind:
+    return Kind(lambda value: value is None or kind.fits(value), f"{kind.words}_or_None")
+
+
+def _words(*words: str) -> Kind:
+    listed = f"{'_'.join(words[:-1])}_or_{words[-1]}"
+    return Kind(lambda value: isinstance(value, str) and value in words, listed)
+
+
+def _seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and isfinite(value) and value > 0
+
+
+def _plain(value: Any) -> bool:
+    """A function whose answer needs no awaiting."""
+    if not callable(value):
+        return False
+    from allm.tools import is_async
+
+    return not is_async(value)
+
+
+def _policy(value: Any) -> bool:
+    """What `on_tool_error` may be: a word, or a plain function that takes the call and the error."""
+    if isinstance(value, str):
+        return value in ("continue", "halt")
+    if not _plain(value):
+        return False
+    from inspect import signature
+
+    try:
+        signature(value).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        return True
+    return True
+
+
+def _budget(value: Any) -> bool:
+    from allm.budget import Budget
+
+    return isinstance(value, Budget)
+
+
+def _has(method: str) -> Callable[[Any], bool]:
+    """Whether it is an object with that method, which a class, or text with its `encode`, is not meant as."""
+    return lambda value: not isinstance(value, type | str) and callable(getattr(value, method, None))
+
+
+def _transport(value: Any) -> bool:
+    """A name, a transport, or what holds one for each face."""
+    if value is None or isinstance(value, str):
+        return True
+    return _has("open")(value) or hasattr(value, "blocking") or hasattr(value, "awaited")
+
+
+def _observers(value: Any) -> bool:
+    """Looks into what can be looked at twice; an iterator is read later."""
+    if not listed(value):
+        return False
+    return not isinstance(value, tuple | list) or all(map(_has("event"), value))
+
+
+_TEXT = Kind(_is(str), "a_string")
+_BOOL = Kind(_is(bool), "True_or_False")
+_MAPPING = Kind(_is(Mapping), "a_mapping")
+_COUNT = Kind(lambda value: type(value) is int and value > 0, "a_positive_integer")
+_SECONDS = Kind(_seconds, "positive_seconds")
+_FUNCTION = Kind(_plain, "a_plain_function")
+
+KINDS: Final[dict[str, Kind]] = {
+    "tools": Kind(listed, "a_list_of_tools"),
+    "stop": _optional(Kind(lambda value: isinstance(value, str) or listed(value), "a_string_or_a_list")),
+    "options": _MAPPING,
+    "metadata": _MAPPING,
+    "adapter_options": _MAPPING,
+    "context": _MAPPING,
+    "on_unsupported": _words("adapt", "raise", "pass"),
+    "orphans": _words("answer", "refuse"),
+    "mode": _words("auto", "manual"),
+    "max_turns": _COUNT,
+    "structured_finalize": _optional(_BOOL),
+    "structured_finalize_nudge": _optional(_TEXT),
+    "output_retries": Kind(lambda value: type(value) is int and value >= 0, "an_integer_not_below_0"),
+    "halt_when": _optional(_FUNCTION),
+    "on_tool_error": Kind(_policy, "continue_halt_or_a_plain_function_of_call_and_error"),
+    "tool_timeout": _optional(_SECONDS),
+    "max_concurrency": _optional(_COUNT),
+    "tool_executor": _optional(Kind(_has("execute"), "an_object_with_execute")),
+    "tool_result_encoder": _optional(Kind(_has("encode"), "an_object_with_encode")),
+    "middleware": Kind(listed, "a_list_of_objects_with_hooks"),
+    "fallbacks": _optional(Kind(listed, "a_list_of_engines_or_models")),
+    "budget": _optional(Kind(_budget, "a_Budget")),
+    "session_id": _optional(_TEXT),
+    "request_id": _optional(_TEXT),
+    "retry": Kind(lambda value: value is None or value is False or isinstance(value, RetryPolicy),
+                  "a_RetryPolicy_or_False"),
+    "timeouts": _optional(Kind(_is(Timeouts), "Timeouts")),
+    "limits": _optional(Kind(_is(Limits), "Limits")),
+    "emit_text_deltas": _BOOL,
+    "emit_tool_deltas": _BOOL,
+    "include_raw_chunks": _BOOL,
+    "on_event": _optional(_FUNCTION),
+    "observers": Kind(_observers, "a_list_of_objects_with_event"),
+    "raise_on_error": _BOOL,
+    "concurrency": _COUNT,
+}  # fmt: skip
+"""What the options of calls take, and those of engines and applications that are called the same."""
+
+ENGINE_KINDS: Final[dict[str, Kind]] = {
+    **KINDS,
+    "params": _MAPPING,
+    "base_url": _optional(_TEXT),
+    "system": _optional(_TEXT),
+    "id": _TEXT,
+    "trusted": _BOOL,
+    "on_unsupported": _optional(KINDS["on_unsupported"]),
+    "orphans": _optional(KINDS["orphans"]),
+    "transport": Kind(_transport, "a_name_or_an_object_with_open"),
+}

@@ -179,6 +179,7 @@ class Tool(_Value):
         schema = {"type": "object", "properties": {}} if schema is None else schema
         found = [
             *_spec_problems(name, description, schema, timeout, on_interrupted),
+            *_extra_problems(strict, metadata, examples),
             *_policy_problems(manual, isolation, requires_approval, max_result),
         ]
         if found:
@@ -571,6 +572,15 @@ def _spec_problems(
         yield "timeout", "must_be_positive"
     if on_interrupted not in ("report", "retry"):
         yield "on_interrupted", "must_be_report_or_retry"
+
+
+def _extra_problems(strict: Any, metadata: Any, examples: Any) -> Iterator[tuple[str, str]]:
+    if strict is not None and type(strict) is not bool:
+        yield "strict", "must_be_true_or_false"
+    if metadata is not None and not isinstance(metadata, dict):
+        yield "metadata", "not_a_map"
+    if not isinstance(examples, tuple | list) or not all(isinstance(item, str) for item in examples):
+        yield "examples", "not_a_list_of_texts"
 
 
 def _policy_problems(

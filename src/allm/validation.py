@@ -62,7 +62,7 @@ def _content_problems(message: Message, path: str) -> list[Problem]:
     problems = []
     for index, part in enumerate(content):
         if type(part) not in PART_TYPES:
-            problems.append((f"{path}[{index}]", "invalid_part_type"))
+            problems.append((f"{path}[{index}]", f"invalid_part_type: {type(part).__name__}"))
         elif type(part) is ImagePart:
             reason = _image_reason(part.image, message.role)
             if reason is not None:
@@ -180,6 +180,16 @@ def _option_problems(request: Request) -> list[Problem]:
         problems.append(("top_p", "out_of_range"))
     if request.max_tokens is not None and not _positive_int(request.max_tokens):
         problems.append(("max_tokens", "must_be_positive"))
+    if request.seed is not None and type(request.seed) is not int:
+        problems.append(("seed", "must_be_an_integer"))
+    if request.parallel_tool_calls is not None and type(request.parallel_tool_calls) is not bool:
+        problems.append(("parallel_tool_calls", "must_be_true_or_false"))
+    if request.stop and not _all_text(request.stop):
+        problems.append(("stop", "must_be_text_or_a_list_of_it"))
+    for name in ("reasoning", "prompt_cache"):
+        value = getattr(request, name)
+        if value is not None and not isinstance(value, str | dict):
+            problems.append((name, "must_be_a_word_or_a_map"))
     problems += _tool_choice_problems(request)
     problems += [] if _fits(request.response_format) else [("response_format", "invalid_shape")]
     return problems
@@ -225,6 +235,9 @@ def image_request_problems(request: Any) -> list[Problem]:
         problems.append(("response_format", "unknown"))
     if request.size is not None and not _SIZE.fullmatch(str(request.size)):
         problems.append(("size", "invalid_shape"))
+    for name in ("quality", "style", "background"):
+        if getattr(request, name) is not None and not isinstance(getattr(request, name), str):
+            problems.append((name, "not_a_string"))
     if request.mask is not None and not isinstance(request.mask, Image):
         problems.append(("mask", "invalid_image"))
     elif request.mask is not None and request.operation in ("generate", "variation"):
@@ -275,11 +288,17 @@ def embedding_request_problems(request: Any) -> list[Problem]:
             problems.append((f"input[{index}]", "not_a_string"))
         elif not text:
             problems.append((f"input[{index}]", "empty"))
+    if request.task_type is not None and not isinstance(request.task_type, str):
+        problems.append(("task_type", "not_a_string"))
     if request.dimensions is not None and not _positive_int(request.dimensions):
         problems.append(("dimensions", "must_be_positive"))
     if request.truncate is not None and not isinstance(request.truncate, bool):
         problems.append(("truncate", "invalid_shape"))
     return problems
+
+
+def _all_text(values: Any) -> bool:
+    return isinstance(values, tuple | list) and all(isinstance(value, str) for value in values)
 
 
 def _any(value: Any) -> Any:

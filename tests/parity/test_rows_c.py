@@ -16,6 +16,35 @@ from tests.parity.support import ANSWER, SSE, Transport, wired
 from tests.test_loop import double, named
 
 
+class Half:
+    """Two of the three parts of a `WireAdapter`."""
+
+    name = "half"
+
+    def encode(self, request: Any, ctx: Any) -> Any: ...
+
+    def explain(self, status: Any, headers: Any, body: Any) -> Any: ...
+
+
+@pytest.mark.parametrize("slot", ["adapter", "image_adapter", "embed_adapter"])
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (7, "'int' is neither: it has none of complete, acomplete, stream, astream"),
+        (Half(), "it has encode, explain and lacks decoder"),
+        (Half, r"write Half\(\.\.\.\), not the class"),
+    ],
+)
+def test_f042_an_adapter_that_is_none_is_refused_when_the_engine_is_made(
+    slot: Any, given: Any, why: str
+) -> None:
+    with pytest.raises(allm.ConfigurationError, match=why) as caught:
+        allm.Engine("m", **{slot: given})
+    assert slot in str(caught.value)
+    with pytest.raises(allm.ConfigurationError, match=why):
+        allm.Engine("fake").merge(**{slot: given})
+
+
 def test_f043_engines_do_not_change() -> None:
     engine = allm.Engine("openai:m")
     others = (

@@ -22,13 +22,13 @@ from allm.data.media import (
 from allm.data.messages import Thread
 from allm.data.requests import ModelRef, Request
 from allm.data.responses import Usage
-from allm.engine import Engine
+from allm.engine import Engine, model_text
 from allm.errors import AllmError, ConfigurationError, ValidationError, raised
 from allm.keys import UNSET, KeyRing
 from allm.loops.effects import CloseBody, NewId, NextRun, StartRun, ask
 from allm.loops.exchange import Source, cut_short, guarded, retried, source_of
 from allm.loops.plan import Plan, View, call_context, first_given, playing, policy, retry_policy
-from allm.options import EMBED_NAMES, IMAGE_NAMES, check_names
+from allm.options import EMBED_NAMES, IMAGE_NAMES, KINDS, check_kinds, check_names
 from allm.validation import validate
 
 T = TypeVar("T")
@@ -62,6 +62,8 @@ def media_plan(
         text = f"no {_SLOTS[kind]}: Engine(..., {_SLOTS[kind]}={_EXAMPLES[kind]!r})"
         raise ConfigurationError(text)
     check_names(options, _NAMES[kind], "option")
+    check_kinds(options, KINDS)
+    model_text(options.get("model"))
     adapter, ref = _placed(kind, engine, slot, options.get("model") or request.model)
     fields = {name: options[name] for name in request.__struct_fields__ if name in options}
     for name in ("options", "metadata"):
@@ -91,7 +93,7 @@ def media_plan(
             observers=(*engine.observers, *options.get("observers", ())),
             raise_on_error=options.get("raise_on_error", True),
         ),
-        max_concurrency=_concurrency(options.get("concurrency", 1)),
+        max_concurrency=options.get("concurrency", 1),
         request_id=options.get("request_id"),
     )
     key = getattr(adapter, "key", None)
@@ -118,12 +120,6 @@ def _placed(kind: str, engine: Engine, slot: Any, model: Any) -> tuple[Any, Mode
         name = str(getattr(slot, "name", type(slot).__name__))
     ref = ModelRef.parse(model, name) if model is not None else ModelRef(name, own)
     return adapter, ref
-
-
-def _concurrency(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValidationError.of("invalid option", ("concurrency", "must_be_a_positive_integer"))
-    return value
 
 
 def _size(adapter: Any) -> int:

@@ -13,15 +13,29 @@ from msgspec.structs import replace
 
 from allm import providers
 from allm.data.content import ImagePart
-from allm.data.freeform import json_value
 from allm.data.messages import Message, Thread, user
 from allm.data.requests import ModelRef, Request, ResponseFormat
 from allm.data.responses import StepResult
-from allm.engine import Engine, application, as_tools, merge_tools, reference, refuse_secret_headers
+from allm.engine import (
+    Engine,
+    adapter_options,
+    application,
+    as_tools,
+    merge_tools,
+    reference,
+)
 from allm.errors import ConfigurationError, ValidationError
 from allm.keys import UNSET, KeyRing
 from allm.limits import Limits, Timeouts
-from allm.options import LOOP_PARAMS, NAMES, REQUEST_FIELDS, ToolErrorPolicy, check_names
+from allm.options import (
+    KINDS,
+    LOOP_PARAMS,
+    NAMES,
+    REQUEST_FIELDS,
+    ToolErrorPolicy,
+    check_kinds,
+    check_names,
+)
 from allm.ports import CallContext, HttpRequest
 from allm.retry import NO_RETRY, RetryPolicy
 from allm.validation import validate
@@ -109,6 +123,7 @@ def make_plan(
     if not isinstance(engine, Engine):
         raise ConfigurationError(f"the first argument is the Engine, not {type(engine).__name__!r}")
     check_names(options, NAMES, "option")
+    check_kinds(options, KINDS)
     given, base = read_input(input)
     if load is not None and any(map(_has_files, base.messages)):
         base = load(base)
@@ -159,7 +174,6 @@ def make_plan(
         budget=budget,
         **loop,
     )
-    _check_loop(plan)
     if hasattr(plan.adapter, "encode"):  # pure: what cannot be sent is known before anything is
         plan = replace(plan, first=plan.adapter.encode(request, plan.ctx))
     if not getattr(engine.transport, "keyless", False):
@@ -210,23 +224,18 @@ def _adapted(
     return preflight(request, target.provider, target.endpoint, on_unsupported)
 
 
-_POLICY_TYPES: dict[str, Any] = {"timeouts": Timeouts, "limits": Limits}
+_DEFAULTS: dict[str, Any] = {"timeouts": Timeouts(), "limits": Limits(), "retry": RetryPolicy()}
 
 
 def policy(name: str, engine: Engine, options: Mapping[str, Any]) -> Any:
-    """`timeouts` or `limits` of the first level that sets them."""
-    kind = _POLICY_TYPES[name]
-    return first_given(options.get(name), _set(getattr(engine, name)), application.get(name), kind())
+    """`timeouts`, `limits` or `retry` of the first level that sets them."""
+    default, mine = _DEFAULTS[name], getattr(engine, name)
+    return first_given(options.get(name), None if mine == default else mine, application.get(name), default)
 
 
 def first_given(*values: Any) -> Any:
     """The first that is not `None`."""
     return next((value for value in values if value is not None), None)
-
-
-def _set(value: Struct) -> Any:
-    """`None` where an engine's policy is the library's default, so that the application's counts."""
-    return None if value == type(value)() else value
 
 
 def _placed(engine: Engine, given: Request | None, options: Mapping[str, Any]) -> tuple[Any, ModelRef]:
@@ -330,7 +339,10 @@ def response_format(value: Any) -> ResponseFormat | None:
         raise ValidationError.of("invalid request", ("response_format", "invalid_shape"))
     from allm.schemas import schema_name, schema_of
 
-    return ResponseFormat("json_schema", schema_name(value), schema_of(value))
+    try:
+        return ResponseFormat("json_schema", schema_name(value), schema_of(value))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"response_format: {error.info.message}") from None
 
 
 _OUTPUT_OPTIONS = ("structured_finalize", "structured_finalize_nudge", "output_retries")
@@ -359,8 +371,7 @@ def call_context(
 ) -> CallContext:
     """Address and adapter options of a call to `provider`. A level that names another provider keeps its
     own to itself: a key must not reach a host that is not its provider's."""
-    called = json_value(options.get("adapter_options", {}), "adapter_options")
-    refuse_secret_headers(called)
+    called = adapter_options(options.get("adapter_options", {}))
     merged, base_url = dict(called), called.get("base_url")
     for named, address, further in (
         (_named(engine.model, engine.adapter), engine.base_url, engine.adapter_options),
@@ -390,13 +401,8 @@ def _named(model: Any, adapter: Any) -> str:
 
 
 def retry_policy(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
-    chosen = (
-        options["retry"]
-        if "retry" in options
-        else first_given(_set(engine.retry), application.get("retry"), RetryPolicy())
-    )
-    if chosen and not isinstance(chosen, RetryPolicy):
-        raise ValidationError.of("invalid option", ("retry", "must_be_a_RetryPolicy_or_False"))
+    """As `policy`; `False` on any level, and `None` in the call, is a single attempt."""
+    chosen = options["retry"] if "retry" in options else policy("retry", engine, {})
     return chosen or NO_RETRY
 
 
@@ -409,13 +415,7 @@ def _of_first(name: str, engine: Engine, options: Mapping[str, Any]) -> Any:
 
 def _within_budget(timeouts: Timeouts, budget: Budget | None) -> Timeouts:
     """The seconds of a budget are a deadline of the run, so that no wait outlasts them."""
-    if budget is None:
-        return timeouts
-    from allm.budget import Budget
-
-    if not isinstance(budget, Budget):
-        raise ConfigurationError(f"budget takes allm.Budget(tokens=...), not {type(budget).__name__!r}")
-    if budget.seconds is None:
+    if budget is None or budget.seconds is None:
         return timeouts
     run = budget.seconds if timeouts.run is None else min(timeouts.run, budget.seconds)
     return replace(timeouts, run=run)
@@ -446,27 +446,6 @@ def _loop_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name in _POLICIES if (value := getattr(engine, name)) is not None}
     levels = (application.get("params", {}), fields, engine.params, options)
     return {name: level[name] for level in levels for name in LOOP_PARAMS if name in level}
-
-
-def _check_loop(plan: Plan) -> None:
-    if type(plan.max_turns) is not int or plan.max_turns < 1:
-        raise ValidationError.of("invalid option", ("max_turns", "must_be_a_positive_integer"))
-    if plan.halt_when is not None and not callable(plan.halt_when):
-        raise ValidationError.of("invalid option", ("halt_when", "must_be_a_function"))
-    if plan.ctx.orphans not in ("answer", "refuse"):
-        raise ValidationError.of("invalid option", ("orphans", "must_be_answer_or_refuse"))
-    if plan.mode not in ("auto", "manual"):
-        raise ValidationError.of("invalid option", ("mode", "must_be_auto_or_manual"))
-    if plan.on_tool_error not in ("continue", "halt") and not callable(plan.on_tool_error):
-        raise ValidationError.of("invalid option", ("on_tool_error", "must_be_continue_halt_or_a_function"))
-    most: Any = plan.max_concurrency
-    seconds: Any = plan.tool_timeout
-    if most is not None and (type(most) is not int or most < 1):
-        raise ValidationError.of("invalid option", ("max_concurrency", "must_be_positive"))
-    if seconds is not None and (
-        isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0
-    ):
-        raise ValidationError.of("invalid option", ("tool_timeout", "must_be_positive_seconds"))
 
 
 def next_request(plan: Plan, thread: Thread) -> Request:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from inspect import signature
 from typing import Any, Final
 
 from msgspec import Struct
@@ -24,7 +23,7 @@ from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread
 from allm.data.responses import Response, StepResult
 from allm.data.sessions import Progress
-from allm.errors import ConfigurationError, ToolError, raised
+from allm.errors import ToolError, raised
 from allm.folds import RunFold
 from allm.loops.effects import Loop, NextTool, StartTool, ToolDone, ask
 from allm.loops.generate import generate
@@ -42,7 +41,6 @@ from allm.tools import (
     interrupted,
     invocation,
     is_async,
-    needs_instance,
     outcome,
     unknown_tool,
 )
@@ -62,8 +60,6 @@ def step(
     `asked` is what the loop itself says to the model first; it becomes part of the step. The first step of a
     run that was cut goes on from `plan.progress`.
     """
-    if index == 0:
-        _check(plan)
     place = f"{run_id}/{plan.revision + index}"
     begun = plan.progress if index == 0 and plan.progress is not None else _AT_ITS_BEGINNING
     asked, response = asked or begun.asked, begun.response
@@ -83,24 +79,6 @@ def step(
     fold.add(event)
     yield event
     return result
-
-
-def _check(plan: Plan) -> None:
-    """Mistakes of the caller that must not come out as failures of a tool."""
-    for tool in plan.tools.values():
-        if needs_instance(tool):
-            raise ConfigurationError(f"the tool {tool.name!r} is a method: pass it from an instance")
-    policy = plan.on_tool_error
-    if isinstance(policy, str):
-        return
-    try:
-        signature(policy).bind(None, None)
-    except ValueError:  # some builtins have no signature
-        return
-    except TypeError:
-        raise ConfigurationError(f"on_tool_error takes (call, error), {policy!r} does not") from None
-    if is_async(policy):
-        raise ConfigurationError(f"on_tool_error must be a plain function, {policy!r} is async")
 
 
 def _with_tools(

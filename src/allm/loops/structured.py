@@ -85,8 +85,6 @@ def shaped(
     retries = options.get("output_retries") or 0
     if options.get("structured_finalize") and wanted.type != "json_schema":
         raise ValidationError.of("invalid request", ("structured_finalize", "requires_json_schema"))
-    if not isinstance(retries, int) or retries < 0:
-        raise ValidationError.of("invalid option", ("output_retries", "must_not_be_negative"))
     if wanted.type == "text":
         return request, None
     known, objects_only = _known(adapter, request, ctx)
