@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -176,3 +177,54 @@ def test_a_failure_of_a_later_turn_keeps_the_thread(face: Face) -> None:
     assert result.halted_reason == "error"
     assert result.error is not None
     assert [message.role for message in result.thread.messages] == ["user", "assistant", "tool"]
+
+
+TALK: Script = [{"text": "Thinking."}]
+HAND_IN: Script = calls(("h", "hand_in", {}))
+
+
+@allm.tool
+def hand_in() -> str:
+    """Hand in the work."""
+    return "taken"
+
+
+def test_until_tool_asks_on_until_the_tool_was_called(face: Face) -> None:
+    engine = fake(TALK, calls(("c", "double", {"n": 1})), TALK, HAND_IN, DONE, tools=[*TOOLS, hand_in])
+    seen = face.events(engine, "go", until_tool="hand_in")
+    assert (seen.result.halted_reason, seen.result.text) == ("completed", "Done")
+    told = [[message.text for message in step.asked] for step in seen.result.steps]
+    word = "Go on. When all is done, call the tool hand_in."
+    assert told == [[], [word], [], [word], []]
+    said = [message.role for message in seen.result.thread.messages]
+    assert said == ["user", "assistant"] + ["user", "assistant", "tool", "assistant"] * 2
+    assert requests(engine)[-1].messages == seen.result.thread.messages[:-1]
+    assert allm.fold(seen.events, seen.result.base) == seen.result
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"max_turns": 2}, "max_turns"), ({"halt_when": lambda step: step.response.text != ""}, "halt_when")],
+)
+def test_until_tool_is_bounded_as_every_loop(face: Face, options: dict[str, Any], reason: str) -> None:
+    engine = fake(*[TALK] * 3, tools=[hand_in])
+    assert face.chat(engine, "go", until_tool="hand_in", **options).halted_reason == reason
+    assert len(requests(engine)) == (2 if reason == "max_turns" else 1)
+
+
+@pytest.mark.parametrize("finish", ["content_filter", "error", "cancelled"])
+def test_until_tool_does_not_ask_on_after_what_was_ended(face: Face, finish: str) -> None:
+    engine = fake([{"text": "I"}, {"finish": finish}], tools=[hand_in])
+    with suppress(allm.AllmError):
+        face.chat(engine, "go", until_tool="hand_in")
+    assert len(requests(engine)) == 1
+
+
+def test_until_tool_waits_for_those_who_wait(face: Face) -> None:
+    engine = fake(calls(("c", "double", {"n": 1})), tools=[*TOOLS, hand_in])
+    assert face.chat(engine, "go", until_tool="hand_in", mode="manual").halted_reason == "manual_tool_calls"
+
+
+def test_until_tool_names_a_tool_of_the_call() -> None:
+    with pytest.raises(allm.ValidationError, match="until_tool: unknown_tool: 'hand_out'"):
+        allm.stream(fake(tools=[hand_in]), "go", until_tool="hand_out")

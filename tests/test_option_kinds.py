@@ -61,6 +61,7 @@ WRONG: dict[str, list[Any]] = {
     "structured_finalize_nudge": NO_TEXT,
     "output_retries": ["x", -1, 1.5, True, *NOTHING],
     "halt_when": NO_FUNCTION,
+    "until_tool": [*NO_TEXT, "unknown"],
     "on_tool_error": [*NUMBER, *WORD, *NOTHING, awaited, no_arguments],
     "tool_timeout": NO_SECONDS,
     "max_concurrency": NO_COUNT,

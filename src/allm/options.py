@@ -25,7 +25,8 @@ class CallOptions(TypedDict, total=False):
 
     Sent to the model: `model` to `options`. `on_unsupported`: what the model cannot take is adapted with
     a warning, refused, or passed on. `orphans`: calls without a result are answered or refused. The
-    loop: `mode` (`auto`, `manual`), `max_turns` (8), `halt_when(step) -> bool`, the tools' policies,
+    loop: `mode` (`auto`, `manual`), `max_turns` (8), `halt_when(step) -> bool`, `until_tool` (a chat goes on
+    until the model has called the tool of that name, told so where it ends without), the tools' policies,
     `middleware` (after the engine's; see `allm.middleware`), `fallbacks` (engines or `provider:model`, asked
     where the first fails before its first content; see `allm.loops.fallbacks`), `budget` (`allm.Budget`). The
     structured answer: `output_retries` (0) corrections, `structured_finalize` in a pass of its own, asked for
@@ -58,6 +59,7 @@ class CallOptions(TypedDict, total=False):
     structured_finalize_nudge: str | None
     output_retries: int
     halt_when: Callable[[StepResult], bool]
+    until_tool: str | None
     on_tool_error: ToolErrorPolicy
     tool_timeout: float | None
     max_concurrency: int | None
@@ -91,7 +93,7 @@ REQUEST_FIELDS = (
 LOOP_PARAMS = (
     "on_unsupported", "orphans", "mode", "max_turns", "on_tool_error", "tool_timeout", "max_concurrency",
     "emit_text_deltas", "emit_tool_deltas", "include_raw_chunks", "raise_on_error", "structured_finalize",
-    "structured_finalize_nudge", "output_retries",
+    "structured_finalize_nudge", "output_retries", "until_tool",
 )  # fmt: skip
 """The options of the loop that engine `params` and application defaults may hold."""
 
@@ -275,6 +277,7 @@ KINDS: Final[dict[str, Kind]] = {
     "structured_finalize_nudge": _optional(_TEXT),
     "output_retries": Kind(lambda value: type(value) is int and value >= 0, "an_integer_not_below_0"),
     "halt_when": _optional(_FUNCTION),
+    "until_tool": _optional(_TEXT),
     "on_tool_error": Kind(_policy, "continue_halt_or_a_plain_function_of_call_and_error"),
     "tool_timeout": _optional(_SECONDS),
     "max_concurrency": _optional(_COUNT),

@@ -80,6 +80,7 @@ OF_THE_LIBRARY: dict[str, Any] = {
     "mode": "auto",
     "max_turns": 3,
     "halt_when": lambda step: False,
+    "until_tool": None,
     "on_tool_error": "halt",
     "tool_timeout": 1.0,
     "max_concurrency": 1,

@@ -13,9 +13,10 @@ import allm
 from allm import providers
 from allm.data.events import Event
 from allm.data.freeform import json_value
+from allm.ext.store import MemoryStore
 from allm.folds import unfold
 from tests.faces import Face
-from tests.test_loop import double, fake
+from tests.test_loop import DONE, calls, double, fake
 
 
 class Small:
@@ -77,3 +78,36 @@ def test_f237_the_loop_knows_no_provider() -> None:
                 texts = [leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)]
                 found += [f"{path.name}: {text!r}" for text in texts if text in names]
     assert found == []
+
+
+def test_f245_events_are_plain_and_their_run_is_told_beside_them(face: Face) -> None:
+    """The number of an event is its place; who asks gets the ids of request and session with each."""
+
+    class Log:
+        def __init__(self) -> None:
+            self.lines: list[tuple[str, str, Any]] = []
+
+        def event(self, event: Any, ctx: Any) -> None:
+            self.lines.append((ctx.session_id, ctx.request_id, event))
+
+    log = Log()
+    engine = fake(calls(("c", "double", {"n": 1})), DONE, tools=[double], observers=[log])
+    seen = face.events(engine, "go", session_id="s", request_id="r")
+    assert log.lines == [("s", "r", event) for event in seen.events]
+    stored = [allm.to_json(event) for event in seen.events]
+    assert allm.fold([allm.from_json(line) for line in stored], seen.result.base) == seen.result
+
+
+def test_f247_two_turns_of_one_session_at_once_are_noticed() -> None:
+    """There is no agent that is busy: a turn is a call, and the second of two is told by the revision."""
+    store = MemoryStore()
+    before, _ = allm.sessions.start(fake(DONE), "hi", id="s")
+    store.save(before)
+    engine = fake(DONE, DONE)
+    one = allm.sessions.reply(engine, store.load("s"), "first").session
+    other = allm.sessions.reply(engine, store.load("s"), "second").session
+    store.save(one, expected_revision=before.revision)
+    with pytest.raises(allm.SessionError) as caught:
+        store.save(other, expected_revision=before.revision)
+    assert caught.value.info.code == "revision_conflict"
+    assert store.load("s") == one

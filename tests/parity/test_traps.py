@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import allm
 from allm.data.events import Event
 from allm.drivers.pace import Pace
+from allm.ext.store import SQLiteStore
 from allm.folds import RunFold
 from allm.loops.chat import chat_run
 from allm.loops.effects import NewId, NextTool, StartTool, ToolDone
@@ -219,3 +221,17 @@ def test_t66_after_an_error_the_fake_says_nothing_more() -> None:
     assert isinstance(events[-1], allm.StreamFailed)
     assert allm.fold(events, allm.Thread()).text == "a"
     assert allm.chat(fake(HELLO), "hi").text == "Hello"
+
+
+def test_t60_no_name_of_a_session_becomes_a_path(tmp_path: Path) -> None:
+    """The one place where names that others choose and files meet: a name is a key in one database."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    store = SQLiteStore(folder / "sessions.db")
+    names = ["../outside", str(tmp_path / "database"), "a/../../b", "..", "C:\\x", "a\x00b"]
+    for name in names:
+        store.save(allm.Session(id=name))
+        assert store.load(name).id == name
+    assert {entry.id for entry in store.list()} == set(names)
+    assert [path for path in tmp_path.rglob("*") if path.parent != folder and path != folder] == []
+    assert all(path.name.startswith("sessions.db") for path in folder.iterdir())

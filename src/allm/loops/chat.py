@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -113,10 +113,24 @@ def turns(
     before = plan.progress.turns if plan.progress is not None else 0
     while True:
         result = yield from step(plan, thread, fold, run_id, index, asked)
-        halted = yield from _halted(plan, thread, result, before + index)
-        thread, index, asked = thread.add_messages(result.messages), index + 1, ()
+        goes_on = not result.done or _lacks_tool(plan, fold, result)
+        halted = yield from _halted(plan, thread, result, before + index, goes_on)
+        thread, index = thread.add_messages(result.messages), index + 1
         if halted is not None:
             return Ended(result, *halted, thread, index)
+        asked = (Message("user", _GO_ON.format(plan.until_tool)),) if result.done else ()
+
+
+_GO_ON: Final = "Go on. When all is done, call the tool {}."
+
+
+def _lacks_tool(plan: Plan, fold: RunFold, last: StepResult) -> bool:
+    """Whether the model has ended without the call that `until_tool` waits for; what was refused is ended."""
+    if plan.until_tool is None or last.metadata or last.response.refusal:
+        return False
+    if last.response.finish_reason not in ("stop", "length", "other", None):
+        return False
+    return all(call.name != plan.until_tool for step in fold.steps for call in step.response.tool_calls)
 
 
 def _halt_of(info: ErrorInfo) -> tuple[str, dict[str, Any]] | None:
@@ -129,13 +143,14 @@ def _halt_of(info: ErrorInfo) -> tuple[str, dict[str, Any]] | None:
 
 
 def _halted(
-    plan: Plan, thread: Thread, result: StepResult, index: int
+    plan: Plan, thread: Thread, result: StepResult, index: int, goes_on: bool
 ) -> Loop[tuple[str, dict[str, Any]] | None]:
     """Why the loop ends here, with its metadata, or `None`. The first of these that holds:
 
     `ask_user`, `tool_error`, a tool's own word, manual tools (`_with_tools` has put these four in order);
-    mode `manual`; an answer without calls, whatever its finish reason says (`completed`; `cancelled` and
-    `error` where the provider ended it so); `halt_when`; the budget; `max_turns`.
+    mode `manual`; an answer after which nothing `goes_on`: one without calls, whatever its finish reason
+    says (`completed`; `cancelled` and `error` where the provider ended it so); `halt_when`; the budget;
+    `max_turns`.
     """
     found = result.metadata
     if "halted_reason" in found:
@@ -145,7 +160,7 @@ def _halted(
         return found["halted_reason"], metadata
     if found.get("mode") == "manual":
         return "manual_tool_calls", {"mode": "manual", "manual_turn_index": index}
-    if result.done:
+    if not goes_on:
         finish = result.response.finish_reason
         return finish if finish in ("cancelled", "error") else "completed", {}
     if plan.halt_when is not None and plan.halt_when(replace(result, base=thread)):

@@ -83,6 +83,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     mode: str = "auto"
     max_turns: int = 8
     halt_when: Callable[[StepResult], bool] | None = None
+    until_tool: str | None = None
     on_tool_error: ToolErrorPolicy = "continue"
     tool_timeout: float | None = 30.0
     max_concurrency: int | None = None
@@ -174,6 +175,8 @@ def make_plan(
         budget=budget,
         **loop,
     )
+    if plan.until_tool is not None and plan.until_tool not in plan.tools:
+        raise ValidationError.of("invalid option", ("until_tool", f"unknown_tool: {plan.until_tool!r}"))
     if hasattr(plan.adapter, "encode"):  # pure: what cannot be sent is known before anything is
         plan = replace(plan, first=plan.adapter.encode(request, plan.ctx))
     if not getattr(engine.transport, "keyless", False):

@@ -264,6 +264,7 @@ def _second(plan: Plan, thread: Thread) -> Plan:
         mode="auto",
         max_turns=1,
         halt_when=None,
+        until_tool=None,
         first=plan.adapter.encode(request, plan.ctx) if hasattr(plan.adapter, "encode") else None,
     )
     others = [_second(other, thread) for other in plan.fallbacks if other.output is not None]
