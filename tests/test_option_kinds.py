@@ -70,6 +70,7 @@ WRONG: dict[str, list[Any]] = {
     "middleware": [*NO_LIST, [3]],
     "fallbacks": [*NUMBER, *WORD, *OBJECT, [3]],
     "budget": [*NUMBER, *WORD, *OBJECT, {"tokens": 1}],
+    "prices": [*NO_MAP, *NOTHING, {"m": 3}, {3: allm.Price()}],
     "context": [*NO_MAP, *NOTHING],
     "session_id": NO_TEXT,
     "request_id": NO_TEXT,
@@ -110,8 +111,8 @@ ENGINE: dict[str, list[Any]] = {
     **{
         name: WRONG[name]
         for name in (
-            "adapter_options", "budget", "context", "fallbacks", "limits", "metadata", "observers", "retry",
-            "system", "timeouts", "tool_executor", "tool_result_encoder", "tools", "middleware",
+            "adapter_options", "budget", "context", "fallbacks", "limits", "metadata", "observers", "prices",
+            "retry", "system", "timeouts", "tool_executor", "tool_result_encoder", "tools", "middleware",
         )
     },
 }  # fmt: skip
@@ -229,6 +230,10 @@ POLICIES: list[tuple[Any, dict[str, list[Any]]]] = [
             "respect_retry_after": NO_FLAG,
             "retry_on": [*NUMBER, "rate_limited", *NOTHING],
         },
+    ),
+    (
+        allm.Price,
+        {name: ["x", -1, True, float("nan")] for name in ("input", "output", "cache_read", "cache_write")},
     ),
     (
         allm.Timeouts,

@@ -26,6 +26,7 @@ _HOMES: Final = {
     "allm.retry": "RetryPolicy",
     "allm.limits": "Limits Timeouts",
     "allm.budget": "Budget",
+    "allm.prices": "Price",
     "allm.middleware": "HookContext Middleware Refuse",
     "allm.compaction": "Compaction",
     "allm.providers": "register_provider",
@@ -128,6 +129,7 @@ if TYPE_CHECKING:
     from allm.preparing import Report as Report
     from allm.preparing import Target as Target
     from allm.preparing import prepare as prepare
+    from allm.prices import Price as Price
     from allm.providers import register_provider as register_provider
     from allm.retry import RetryPolicy as RetryPolicy
     from allm.tools import AskUser as AskUser

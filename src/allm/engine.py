@@ -26,6 +26,7 @@ from allm.retry import NO_RETRY, RetryPolicy
 
 if TYPE_CHECKING:
     from allm.budget import Budget
+    from allm.prices import Price
     from allm.tools import Tool
 
 _PARAMS = (*REQUEST_FIELDS, *LOOP_PARAMS)
@@ -47,6 +48,7 @@ _APPLICATION = (
     "middleware",
     "fallbacks",
     "budget",
+    "prices",
 )
 
 
@@ -148,6 +150,7 @@ class EngineFields(TypedDict, total=False):
     middleware: Iterable[Any]
     fallbacks: Iterable[Any] | None
     budget: Budget | None
+    prices: Mapping[str, Price]
     on_unsupported: Literal["adapt", "raise", "pass"] | None
     orphans: Literal["answer", "refuse"] | None
     metadata: Mapping[str, Any]
@@ -169,8 +172,8 @@ class Engine:
     __slots__ = (
         "adapter", "adapter_options", "base_url", "budget", "context", "embed_adapter", "fallbacks", "id",
         "image_adapter", "limits", "metadata", "middleware", "model", "observers", "on_unsupported",
-        "orphans", "params", "retry", "system", "timeouts", "tool_executor", "tool_result_encoder", "tools",
-        "transport", "trusted",
+        "orphans", "params", "prices", "retry", "system", "timeouts", "tool_executor", "tool_result_encoder",
+        "tools", "transport", "trusted",
     )  # fmt: skip
 
     adapter: Any
@@ -190,6 +193,7 @@ class Engine:
     middleware: tuple[Any, ...]
     fallbacks: tuple[Engine | str, ...] | None
     budget: Budget | None
+    prices: dict[str, Price]
     on_unsupported: str | None
     orphans: str | None
     tool_executor: Any
@@ -228,6 +232,7 @@ class Engine:
             "middleware": tuple(fields.get("middleware", ())),
             "fallbacks": _fallbacks(fields.get("fallbacks")),
             "budget": fields.get("budget"),
+            "prices": dict(fields.get("prices", {})),
             "on_unsupported": fields.get("on_unsupported"),
             "orphans": fields.get("orphans"),
             "metadata": json_value(fields.get("metadata", {}), "metadata"),
@@ -267,12 +272,12 @@ class Engine:
         return f"Engine({', '.join(shown)})"
 
     def merge(self, **fields: Any) -> Engine:
-        """A copy with these fields. `tools` replace by name, `params`, `context`, `metadata` and
-        `adapter_options` are merged key by key, all else is replaced."""
+        """A copy with these fields. `tools` replace by name, `params`, `context`, `metadata`,
+        `adapter_options` and `prices` are merged key by key, all else is replaced."""
         mine = {name: getattr(self, name) for name in self.__slots__}
         check_names(fields, (*_FIELDS, "model"), "engine option")
         check_kinds(fields, ENGINE_KINDS)
-        for name in ("params", "context", "metadata", "adapter_options"):
+        for name in ("params", "context", "metadata", "adapter_options", "prices"):
             if name in fields:
                 fields[name] = {**mine[name], **fields[name]}
         if "tools" in fields:
@@ -323,6 +328,7 @@ class Engine:
             data[name] = json_value(msgspec.to_builtins(getattr(self, name)), name)
         for name in ("retry", "timeouts", "limits"):
             data[name] = msgspec.to_builtins(getattr(self, name))
+        data["prices"] = msgspec.to_builtins(self.prices)
         if self.budget is not None:
             data["budget"] = msgspec.to_builtins(self.budget)
         data["tools"] = msgspec.to_builtins([item.spec for item in self.tools])
@@ -345,6 +351,10 @@ class Engine:
             from allm.budget import Budget
 
             kinds["budget"] = Budget
+        if "prices" in fields:
+            from allm.prices import Price
+
+            kinds["prices"] = dict[str, Price]
         if "fallbacks" in fields:
             fields["fallbacks"] = [
                 item if isinstance(item, str) else cls.from_data(item) for item in fields["fallbacks"]

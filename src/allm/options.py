@@ -16,6 +16,7 @@ from allm.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from allm.budget import Budget
+    from allm.prices import Price
 
 ToolErrorPolicy = Literal["continue", "halt"] | Callable[[ToolCall, ErrorInfo], Any]
 
@@ -28,10 +29,10 @@ class CallOptions(TypedDict, total=False):
     loop: `mode` (`auto`, `manual`), `max_turns` (8), `halt_when(step) -> bool`, `until_tool` (a chat goes on
     until the model has called the tool of that name, told so where it ends without), the tools' policies,
     `middleware` (after the engine's; see `allm.middleware`), `fallbacks` (engines or `provider:model`, asked
-    where the first fails before its first content; see `allm.loops.fallbacks`), `budget` (`allm.Budget`). The
-    structured answer: `output_retries` (0) corrections, `structured_finalize` in a pass of its own, asked for
-    with `structured_finalize_nudge`; see `allm.loops.structured`. The view: `emit_*`, `include_raw_chunks`,
-    `on_event`.
+    where the first fails before its first content; see `allm.loops.fallbacks`), `budget` (`allm.Budget`),
+    `prices` (model to `allm.Price`; over the engine's). The structured answer: `output_retries` (0)
+    corrections, `structured_finalize` in a pass of its own, asked for with `structured_finalize_nudge`; see
+    `allm.loops.structured`. The view: `emit_*`, `include_raw_chunks`, `on_event`.
     """
 
     model: Any
@@ -68,6 +69,7 @@ class CallOptions(TypedDict, total=False):
     middleware: Iterable[Any]
     fallbacks: Iterable[Any] | None
     budget: Budget | None
+    prices: Mapping[str, Price]
     context: Mapping[str, Any]
     session_id: str | None
     request_id: str | None
@@ -125,6 +127,7 @@ class _MediaOptions(TypedDict, total=False):
     retry: RetryPolicy | Literal[False] | None
     timeouts: Timeouts
     limits: Limits
+    prices: Mapping[str, Price]
     on_event: Callable[[Any], object] | None
     observers: Iterable[Any]
     raise_on_error: bool
@@ -236,6 +239,14 @@ def _budget(value: Any) -> bool:
     return isinstance(value, Budget)
 
 
+def _prices(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    from allm.prices import Price
+
+    return all(isinstance(name, str) and isinstance(price, Price) for name, price in value.items())
+
+
 def _has(method: str) -> Callable[[Any], bool]:
     """Whether it is an object with that method, which a class, or text with its `encode`, is not meant as."""
     return lambda value: not isinstance(value, type | str) and callable(getattr(value, method, None))
@@ -286,6 +297,7 @@ KINDS: Final[dict[str, Kind]] = {
     "middleware": Kind(listed, "a_list_of_objects_with_hooks"),
     "fallbacks": _optional(Kind(listed, "a_list_of_engines_or_models")),
     "budget": _optional(Kind(_budget, "a_Budget")),
+    "prices": Kind(_prices, "a_mapping_of_models_to_Price"),
     "session_id": _optional(_TEXT),
     "request_id": _optional(_TEXT),
     "retry": Kind(lambda value: value is None or value is False or isinstance(value, RetryPolicy),

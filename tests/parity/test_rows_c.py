@@ -81,6 +81,7 @@ OF_THE_LIBRARY: dict[str, Any] = {
     "max_turns": 3,
     "halt_when": lambda step: False,
     "until_tool": None,
+    "prices": {"m": allm.Price(input=1)},
     "on_tool_error": "halt",
     "tool_timeout": 1.0,
     "max_concurrency": 1,

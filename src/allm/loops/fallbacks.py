@@ -46,7 +46,7 @@ model is not known there. A wrong request, a filtered one, or one too long is th
 
 _OF_THE_FIRST = ("model", "api_key", "tools", "fallbacks", "middleware", "budget")
 _OF_A_PROVIDER = ("options", "adapter_options")
-_SHARED = ("retry", "timeouts", "limits", "transport", "on_unsupported", "orphans")
+_SHARED = ("retry", "timeouts", "limits", "transport", "on_unsupported", "orphans", "prices")
 
 Turn = Callable[..., Loop[Response]]
 

@@ -135,6 +135,10 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
         if events is None:
             raise raised(cut_short(plan))
         progress = bool(events)
+        if plan.price is not None:
+            from allm.prices import with_costs
+
+            events = with_costs(events, plan.price)
         for event in events:
             kind = type(event)
             if not source.committed and kind is not StreamFailed:

@@ -27,7 +27,7 @@ from allm.errors import AllmError, ConfigurationError, ValidationError, raised
 from allm.keys import UNSET, KeyRing
 from allm.loops.effects import CloseBody, NewId, NextRun, StartRun, ask
 from allm.loops.exchange import Source, cut_short, guarded, retried, source_of
-from allm.loops.plan import Plan, View, call_context, first_given, playing, policy, retry_policy
+from allm.loops.plan import Plan, View, call_context, first_given, playing, policy, price, retry_policy
 from allm.options import EMBED_NAMES, IMAGE_NAMES, KINDS, check_kinds, check_names
 from allm.validation import validate
 
@@ -94,6 +94,7 @@ def media_plan(
             raise_on_error=options.get("raise_on_error", True),
         ),
         max_concurrency=options.get("concurrency", 1),
+        price=price(engine, options, ref),
         request_id=options.get("request_id"),
     )
     key = getattr(adapter, "key", None)
@@ -195,8 +196,14 @@ def _image(plan: Plan, fold: MediaFold) -> MediaLoop[None]:
 
 
 def _signed(plan: Plan, result: Any) -> Any:
+    usage = result.usage
+    if plan.price is not None and usage is not None:
+        from allm.prices import priced
+
+        usage = priced(usage, plan.price)
     return replace(
         result,
+        usage=usage,
         provider=result.provider or plan.ref.provider,
         model=result.model or plan.media.model,
         request_id=plan.request_id or result.request_id,

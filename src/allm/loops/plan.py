@@ -43,6 +43,7 @@ from allm.validation import validate
 if TYPE_CHECKING:
     from allm.budget import Budget
     from allm.data.sessions import Progress
+    from allm.prices import Price
     from allm.tools import Tool
 
 
@@ -101,6 +102,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     route: int = 0
     budget: Budget | None = None
     meter: Any = None
+    price: Price | None = None  # of the model, where it is known
     output: Any = None  # what the answer must be (`allm.loops.structured.Output`)
     warnings: tuple[str, ...] = ()  # what was adapted to the model; they go onto each response
     first: HttpRequest | None = None  # the template encoded, sent by the first model call
@@ -173,6 +175,7 @@ def make_plan(
         revision=revision,
         middleware=_middleware(engine, options),
         budget=budget,
+        price=price(engine, options, ref),
         **loop,
     )
     if plan.until_tool is not None and plan.until_tool not in plan.tools:
@@ -407,6 +410,16 @@ def retry_policy(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
     """As `policy`; `False` on any level, and `None` in the call, is a single attempt."""
     chosen = options["retry"] if "retry" in options else policy("retry", engine, {})
     return chosen or NO_RETRY
+
+
+def price(engine: Engine, options: Mapping[str, Any], ref: ModelRef) -> Price | None:
+    """What the model costs, as the first level says that knows it."""
+    levels = (options.get("prices"), engine.prices, application.get("prices"))
+    if not any(levels):
+        return None
+    from allm.prices import price_of
+
+    return price_of(levels, ref)
 
 
 def _of_first(name: str, engine: Engine, options: Mapping[str, Any]) -> Any:
