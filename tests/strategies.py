@@ -144,6 +144,10 @@ chat_sessions = _build(
     revision=integers, error=error_infos, context=maps, metadata=maps, progress=steps_in_progress,
     extra=extras,
 )  # fmt: skip
+decisions = st.builds(
+    sessions.Decision, digest=text, approved=st.booleans(), arguments=st.none() | maps, reason=text,
+    extra=extras,
+)  # fmt: skip
 session_turns = st.builds(sessions.SessionTurn, chat_sessions, chat_results | step_results)
 
 image_requests = _build(
@@ -209,6 +213,7 @@ STRUCTS: dict[type[Any], SearchStrategy[Any]] = {
     requests.Request: chat_requests, responses.Usage: usages, responses.Response: chat_responses,
     responses.StepResult: step_results, responses.ChatResult: chat_results, sessions.Session: chat_sessions,
     sessions.SessionTurn: session_turns, sessions.Progress: steps_in_progress,
+    sessions.Decision: decisions,
     media.ImageRequest: image_requests,
     media.ImageResponse: image_responses, media.EmbeddingRequest: embedding_requests,
     media.EmbeddingResponse: embedding_responses, media.MediaProgress: media_progress,

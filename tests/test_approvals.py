@@ -144,6 +144,8 @@ def test_decisions_are_data() -> None:
     digest = allm.approval_digest(CALL)
     assert allm.approve(CALL) == allm.approve(digest) == allm.Decision(digest=digest, approved=True)
     assert allm.deny(CALL, "no") == allm.Decision(digest=digest, approved=False, reason="no")
+    edited = allm.approve(CALL, {"amount": 1})
+    assert allm.from_json(allm.to_json(edited)) == allm.from_msgpack(allm.to_msgpack(edited)) == edited
     with pytest.raises(allm.ValidationError):
         allm.approve(CALL, {"amount": object()})
     with pytest.raises(AttributeError):

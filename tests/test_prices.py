@@ -76,7 +76,8 @@ def test_the_call_wins_over_the_engine_and_that_over_the_application() -> None:
     def cost(**options: Any) -> float | None:
         engine = fake(answer(**USAGE), model="m", prices={"m": allm.Price(input=1, output=0)})
         usage = allm.generate(engine, "hi", **options).usage
-        return usage and usage.total_cost
+        assert usage is not None
+        return usage.total_cost
 
     allm.configure(prices={"m": PRICE, "n": allm.Price(input=3, output=0)})
     try:

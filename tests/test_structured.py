@@ -302,8 +302,9 @@ def test_an_answer_that_does_not_fit(text: str, type: Any, path: str, reason: st
         response.parse(type)
     assert caught.value.partial is response
     assert caught.value.info.reason == "output_invalid"
-    assert caught.value.info.extra["text"] == text
-    (found,) = caught.value.info.problems
+    assert caught.value.info.extra["text"] == caught.value.text == text
+    assert caught.value.errors == caught.value.info.problems
+    (found,) = caught.value.errors
     assert found[0] == path
     assert reason in found[1]
     assert text[:2000] in str(caught.value)

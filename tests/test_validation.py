@@ -159,6 +159,7 @@ def test_tools(tool: requests.ToolSpec, problem: tuple[str, str]) -> None:
         (sessions.Session(status="awaiting_user"), ("pending_question", "required_for_status")),
         (sessions.Session(status="awaiting_tools"), ("pending_tool_calls", "required_for_status")),
         (sessions.Session(status="error"), ("error", "required_for_status")),
+        (sessions.Session(status="interrupted"), ("progress", "required_for_status")),
         (sessions.Session(thread=None), ("thread", "invalid_type")),  # type: ignore[arg-type]
     ],
 )

@@ -15,11 +15,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from allm.data import Data
 from allm.data.content import TextPart, ToolCall
 from allm.data.failure import ErrorInfo
-from allm.data.freeform import normalise
 from allm.data.messages import Message, Thread
+from allm.data.sessions import Decision as Decision
 from allm.errors import ToolError, ValidationError
 from allm.tools import Tool, error_message
 
@@ -30,19 +29,6 @@ def approval_digest(call: ToolCall) -> str:
     """SHA-256, in hex, of the call's id, name and arguments; the order of keys does not count."""
     named = msgspec.json.encode([call.id, call.name, call.arguments], order="sorted")
     return sha256(_DOMAIN + named).hexdigest()
-
-
-class Decision(Data, frozen=True, kw_only=True):
-    """What a person says to the call of that digest. `arguments` run instead of the model's own; `reason` is
-    told to the model where the call is denied."""
-
-    digest: str
-    approved: bool
-    arguments: dict[str, Any] | None = None
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        normalise(self, "arguments")
 
 
 def approve(call: ToolCall | str, arguments: dict[str, Any] | None = None) -> Decision:

@@ -165,9 +165,17 @@ class LimitExceededError(WireError):
 
 
 class OutputError(AllmError, ValueError):
-    """Structured output that does not fit its schema."""
+    """Structured output that does not fit its schema: `.errors` says where and why, `.text` is the answer."""
 
     reason = "output_invalid"
+
+    @property
+    def errors(self) -> tuple[tuple[str, str], ...]:
+        return self.info.problems
+
+    @property
+    def text(self) -> str:
+        return str(self.info.extra.get("text", ""))
 
 
 class ToolError(AllmError):

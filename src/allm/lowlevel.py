@@ -6,9 +6,11 @@ from allm.data.events import Event
 from allm.folds import RunFold
 from allm.loops.chat import chat_run, generate_run, step_run
 from allm.loops.effects import (
+    CallHook,
     CloseBody,
     Draw,
     Effect,
+    Elapsed,
     Loop,
     NewId,
     NextEvents,
@@ -24,9 +26,11 @@ from allm.loops.effects import (
 from allm.loops.plan import Plan, make_plan
 
 __all__ = [
+    "CallHook",
     "CloseBody",
     "Draw",
     "Effect",
+    "Elapsed",
     "Event",
     "Loop",
     "NewId",

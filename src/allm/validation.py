@@ -157,6 +157,8 @@ def session_problems(session: Any) -> list[Problem]:
         problems.append(("pending_tool_calls", "required_for_status"))
     if session.status == "error" and session.error is None:
         problems.append(("error", "required_for_status"))
+    if session.status == "interrupted" and session.progress is None:
+        problems.append(("progress", "required_for_status"))
     return problems + thread_problems(session.thread, "thread")
 
 

@@ -287,11 +287,16 @@ def test_weights_are_fetched_with_a_bar_on_a_terminal(monkeypatch: pytest.Monkey
 def test_models_names_keys_but_never_shows_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for variable in cli.MODELS:
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
     assert "key set" in out
     assert "sk-secret" not in out
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names == ["local", "openai", "anthropic", "gemini", "default"]
+    assert "no key (GOOGLE_API_KEY or GEMINI_API_KEY)" in out
 
 
 # -- chat and sessions -------------------------------------------------------------------------------

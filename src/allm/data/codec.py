@@ -45,6 +45,7 @@ _NAMES: Final[dict[type[Struct], str]] = {
     sessions.Session: "session",
     sessions.SessionTurn: "session_turn",
     sessions.Progress: "progress",
+    sessions.Decision: "decision",
     media.ImageRequest: "image_request",
     media.EmbeddingRequest: "embedding_request",
 }

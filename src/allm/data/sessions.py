@@ -141,6 +141,20 @@ def _content(call_id: str, value: Any) -> str | tuple[Part, ...]:
         raise ValidationError.of("nothing was submitted", problem) from error
 
 
+class Decision(Data, frozen=True, kw_only=True):
+    """What a person says to the call of that digest (see `allm.approvals`). `arguments` run instead of the
+    model's own; `reason` is told to the model where the call is denied."""
+
+    digest: str
+    approved: bool
+    arguments: dict[str, Any] | None = None
+    reason: str = ""
+    extra: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        normalise(self, "arguments", "extra")
+
+
 class SessionTurn(Data, frozen=True):
     """What a session operation returns: `session, result = sessions.reply(...)` unpacks it."""
 

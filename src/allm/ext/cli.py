@@ -381,9 +381,11 @@ def _models(arguments: argparse.Namespace, screen: Screen) -> int:
     if not _has_runtime():
         state = "not installed: pip install 'pyallm[local]'"
     screen.line(f"{'local':<10}{_local_name()}, {state}")
-    for variable, model in MODELS.items():
-        key = "key set" if os.environ.get(variable) else "no key"
-        screen.line(f"{model.partition(':')[0]:<10}{key} ({variable})")
+    for model in dict.fromkeys(MODELS.values()):
+        variables = [variable for variable, of in MODELS.items() if of == model]
+        found = next(filter(os.environ.get, variables), None)
+        key = f"key set ({found})" if found else f"no key ({' or '.join(variables)})"
+        screen.line(f"{model.partition(':')[0]:<10}{key}")
     screen.line(f"{'default':<10}{os.environ.get('ALLM_MODEL') or _model_of_a_key() or 'local'}")
     return 0
 
