@@ -13,6 +13,7 @@ from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ToolSpec
 from allm.errors import ConfigurationError, ValidationError
+from allm.keys import UNSET, Unset
 from allm.ports import CallContext, KeyRule
 
 _CREDENTIALS: Final = frozenset(
@@ -25,20 +26,20 @@ VARIATION: Final = "Make a variation of this image: the same subject in the same
 
 class HttpAdapter:
     """An adapter behind HTTP. `name`, `base_url` and `key` are those of the class where none are given: the
-    same dialect may be spoken by another provider. Immutable."""
+    same dialect may be spoken by another provider. `key=None` sends none. Immutable."""
 
     name: str
     base_url: str
-    key: KeyRule
+    key: KeyRule | None
 
     def __init__(
-        self, name: str | None = None, base_url: str | None = None, key: KeyRule | None = None
+        self, name: str | None = None, base_url: str | None = None, key: KeyRule | Unset | None = UNSET
     ) -> None:
         if name is not None:
             self.name = name
         if base_url is not None:
             self.base_url = base_url
-        if key is not None:
+        if not isinstance(key, Unset):
             self.key = key
 
     def __repr__(self) -> str:

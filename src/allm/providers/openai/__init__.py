@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from allm.data.content import AudioPart, Origin
 from allm.data.requests import Request
 from allm.errors import ConfigurationError
+from allm.keys import UNSET, Unset
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import HttpAdapter, address, headers_of
 
@@ -49,7 +50,7 @@ class OpenAI(HttpAdapter):
         self,
         name: str | None = None,
         base_url: str | None = None,
-        key: KeyRule | None = None,
+        key: KeyRule | Unset | None = UNSET,
         *,
         default: str = "",
         quirks: Quirks | None = None,

@@ -27,6 +27,7 @@ from allm.data.content import (
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import UnsupportedError
+from allm.keys import UNSET, Unset
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import (
     HttpAdapter,
@@ -81,7 +82,7 @@ class OpenAIChat(HttpAdapter):
         self,
         name: str | None = None,
         base_url: str | None = None,
-        key: KeyRule | None = None,
+        key: KeyRule | Unset | None = UNSET,
         quirks: Quirks = OPENAI_QUIRKS,
     ) -> None:
         super().__init__(name, base_url, key)

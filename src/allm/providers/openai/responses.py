@@ -31,6 +31,7 @@ from allm.data.content import (
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import UnsupportedError, ValidationError
+from allm.keys import UNSET, Unset
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import (
     HttpAdapter,
@@ -61,7 +62,7 @@ class OpenAIResponses(HttpAdapter):
         self,
         name: str | None = None,
         base_url: str | None = None,
-        key: KeyRule | None = None,
+        key: KeyRule | Unset | None = UNSET,
         *,
         encrypted: bool = True,
     ) -> None:
