@@ -185,6 +185,26 @@ def test_requests_are_read_back_alike(dialect: str, streaming: bool) -> None:
 
 
 @dialects
+def test_the_format_of_the_answer_is_read_back(dialect: str) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    formats = [allm.json_schema("count", schema), None]
+    with scripted([[{"text": '{"n": 1}'}], [{"text": "1"}]]) as server:
+        for wanted in formats:
+            allm.generate(engine_of(server, dialect), "Count.", response_format=wanted)
+    shaped, plain = [asked.request.response_format for asked in server.asked]
+    assert (shaped.type, list(shaped.schema["properties"])) == ("json_schema", ["n"])
+    assert plain is None
+
+
+@pytest.mark.parametrize("dialect", ["chat", "responses", "generate"])
+def test_json_without_a_schema_is_read_back(dialect: str) -> None:
+    with scripted([[{"text": "{}"}]]) as server:
+        wanted = allm.ResponseFormat("json_object")
+        allm.generate(engine_of(server, dialect), "Count in JSON.", response_format=wanted)
+    assert server.asked[0].request.response_format.type == "json_object"
+
+
+@dialects
 def test_a_script_may_be_a_function_of_the_request(dialect: str) -> None:
     def echo(request: allm.Request) -> list[dict[str, Any]]:
         return [{"text": request.messages[-1].text.upper()}]

@@ -26,7 +26,7 @@ from allm.data.content import (
 )
 from allm.data.media import EmbeddingRequest, ImageRequest
 from allm.data.messages import Message, tool_result
-from allm.data.requests import Request, ToolSpec
+from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import UnsupportedError, ValidationError
 
 _Body = dict[str, Any]
@@ -107,6 +107,7 @@ def _chat(body: _Body) -> Request:
         tools=tuple([_tool(item["function"], "parameters") for item in _list(body.get("tools"))]),
         max_tokens=body.get("max_completion_tokens", body.get("max_tokens")),
         temperature=body.get("temperature"),
+        response_format=_format(body.get("response_format")),
     )
 
 
@@ -152,6 +153,15 @@ def _tool(item: _Body, schema: str) -> ToolSpec:
     return ToolSpec(item["name"], item.get("description", ""), item.get(schema) or {})
 
 
+def _format(item: _Body | None) -> ResponseFormat | None:
+    """The format of the answer; its schema as it was sent, which Chat puts one level below."""
+    if item is None or item["type"] == "text":
+        return None
+    named = item.get("json_schema", item)
+    name, strict = named.get("name", "response"), bool(named.get("strict", True))
+    return ResponseFormat(item["type"], name, named.get("schema") or {}, strict)
+
+
 # -- Responses -----------------------------------------------------------------------------------------
 
 
@@ -166,6 +176,7 @@ def _responses(body: _Body) -> Request:
         tools=tuple([_tool(item, "parameters") for item in tools]),
         max_tokens=body.get("max_output_tokens"),
         temperature=body.get("temperature"),
+        response_format=_format((body.get("text") or {}).get("format")),
     )
 
 
@@ -207,6 +218,7 @@ def _messages(body: _Body) -> Request:
         tools=tuple([_tool(item, "input_schema") for item in _list(body.get("tools")) if "name" in item]),
         max_tokens=body.get("max_tokens"),
         temperature=body.get("temperature"),
+        response_format=_format((body.get("output_config") or {}).get("format")),
     )
 
 
@@ -256,7 +268,15 @@ def _generate(body: _Body) -> Request:
         tools=tuple([_tool(item, schema if schema in item else "parameters") for item in declared]),
         max_tokens=config.get("maxOutputTokens"),
         temperature=config.get("temperature"),
+        response_format=_generated(config),
     )
+
+
+def _generated(config: _Body) -> ResponseFormat | None:
+    if config.get("responseMimeType") != "application/json":
+        return None
+    schema = config.get("responseJsonSchema", config.get("responseSchema"))
+    return ResponseFormat("json_object") if schema is None else ResponseFormat("json_schema", schema=schema)
 
 
 def _contents(item: _Body) -> list[Message]:
