@@ -5,15 +5,17 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from _common import IMAGES, SIGNATURES, asking, square
+from _common import SIGNATURES, image_engine, square
 
 import allm
+
+NOT_FOR = {"anthropic": "it makes no pictures", "local": "it makes no pictures"}
 
 SCRIPT = [[{"image": square(200, 30, 30)}]]
 
 
 def main() -> None:
-    with asking("image_adapter", IMAGES, SCRIPT) as engine:
+    with image_engine(SCRIPT) as engine:
         response = allm.generate_image(engine, "A red square, flat, nothing else.", size="1024x1024")
     with tempfile.TemporaryDirectory() as folder:
         path = response.image.save(Path(folder) / "square.png")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from _common import CHAT, asking, square
+from _common import chat_engine, square
 
 import allm
+
+NOT_FOR = {"local": "it reads text only"}
 
 SCRIPT = [[{"text": ["A ", "red square."]}]]
 
@@ -12,7 +14,7 @@ SCRIPT = [[{"text": ["A ", "red square."]}]]
 def main() -> None:
     picture = allm.ImagePart(allm.Image.from_bytes(square(200, 30, 30)))
     question = allm.user([allm.TextPart("What is this? Answer in a few words."), picture])
-    with asking("model", CHAT, SCRIPT) as engine:
+    with chat_engine(SCRIPT) as engine:
         response = allm.generate(engine, question)
     print(response.text)
     assert response.text
