@@ -191,12 +191,35 @@ class KeySource(Protocol):
     def __call__(self, provider: str, origin: str) -> str | Awaitable[str | None] | None: ...
 
 
+class Span(Struct, frozen=True, kw_only=True):
+    """Something of a run that takes time. `kind` is `run`, `model`, `tool` or `hook`; `name` the layer, the
+    model, the tool or the hook; `id` that of the effect (`<run>/<revision>/model`), of the run its own.
+
+    When it has ended: `elapsed` seconds, `ok`, `error` where the failure is known here, the `status` of a
+    model's HTTP answer.
+    """
+
+    kind: str
+    id: str
+    name: str
+    run_id: str
+    request_id: str | None = None
+    session_id: str | None = None
+    provider: str = ""
+    model: str = ""
+    elapsed: float | None = None
+    ok: bool | None = None
+    status: int | None = None
+    error: ErrorInfo | None = None
+
+
 class Observer(Protocol):
-    """Sees every event and the spans around effects; sync, before the filters."""
+    """Sees every event and, with both span methods, the spans around effects; sync, before the filters, on
+    the thread or loop of the run. What it raises is logged once and changes nothing."""
 
     def event(self, event: Event, ctx: Any) -> None: ...
-    def span_started(self, span: Any) -> None: ...
-    def span_ended(self, span: Any) -> None: ...
+    def span_started(self, span: Span) -> None: ...
+    def span_ended(self, span: Span) -> None: ...
 
 
 class SessionEntry(NamedTuple):

@@ -53,6 +53,26 @@ class _Run(Generic[R]):
     def _partial(self) -> R:
         return self._finish(self._fold)
 
+    def _observed(self, ports: Any, watched: str) -> Any:
+        """The ports, inside those that tell of spans where an observer wants them."""
+        if not self._plan.view.observers:
+            return ports
+        from allm.drivers import observe
+
+        observers = observe.span_watchers(self._plan.view.observers)
+        if not observers:
+            return ports
+
+        def tell(name: str, span: Any) -> None:
+            for observer in observers:
+                try:
+                    getattr(observer, name)(span)
+                except Exception:
+                    _log_once(observer)
+
+        spans, fold = observe.Spans(self._plan, self._layer, tell), self._fold
+        return getattr(observe, watched)(ports, spans, lambda: (fold.complete, fold.error))
+
     def _seen(self, event: Event) -> None:
         """Every event, before the filters: observers first, then the user's own `on_event`."""
         view = self._plan.view
@@ -193,7 +213,7 @@ class Stream(_Run[R], Iterator[Event]):
     def _opened(self) -> Any:
         from allm.drivers.threads import ThreadPorts
 
-        self._ports = ThreadPorts(self._plan, self._ring)
+        self._ports = self._observed(ThreadPorts(self._plan, self._ring), "WatchedPorts")
         return self._ports
 
     def text(self) -> Iterator[str]:
@@ -366,7 +386,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
                 raise ConfigurationError(
                     "on trio a stream needs `async with allm.aio.stream(...) as s:`; that opens the nursery"
                 )
-        self._ports = TaskPorts(self._plan, self._ring, self._kit)
+        self._ports = self._observed(TaskPorts(self._plan, self._ring, self._kit), "WatchedTaskPorts")
         return self._ports
 
     async def text(self) -> AsyncIterator[str]:
