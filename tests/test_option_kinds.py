@@ -22,6 +22,12 @@ OBJECT: list[Any] = [object()]
 async def awaited(*given: Any) -> Any: ...
 
 
+class Waiting:
+    """An encoder that would have to be awaited."""
+
+    encode = awaited
+
+
 def no_arguments() -> None: ...
 
 
@@ -66,7 +72,7 @@ WRONG: dict[str, list[Any]] = {
     "tool_timeout": NO_SECONDS,
     "max_concurrency": NO_COUNT,
     "tool_executor": [*NUMBER, *WORD, *OBJECT],
-    "tool_result_encoder": [*NUMBER, *WORD, *OBJECT],
+    "tool_result_encoder": [*NUMBER, *WORD, *OBJECT, Waiting()],
     "middleware": [*NO_LIST, [3]],
     "fallbacks": [*NUMBER, *WORD, *OBJECT, [3]],
     "budget": [*NUMBER, *WORD, *OBJECT, {"tokens": 1}],

@@ -293,7 +293,9 @@ KINDS: Final[dict[str, Kind]] = {
     "tool_timeout": _optional(_SECONDS),
     "max_concurrency": _optional(_COUNT),
     "tool_executor": _optional(Kind(_has("execute"), "an_object_with_execute")),
-    "tool_result_encoder": _optional(Kind(_has("encode"), "an_object_with_encode")),
+    "tool_result_encoder": _optional(
+        Kind(lambda value: _has("encode")(value) and _plain(value.encode), "an_object_with_a_plain_encode")
+    ),
     "middleware": Kind(listed, "a_list_of_objects_with_hooks"),
     "fallbacks": _optional(Kind(listed, "a_list_of_engines_or_models")),
     "budget": _optional(Kind(_budget, "a_Budget")),

@@ -10,7 +10,7 @@ In pytest, each case a test:
 ...     case.run()
 
 By hand: `print(conformance.check(subject))`. An adapter for images is an `ImageSubject`, one for embeddings
-an `EmbeddingSubject`.
+an `EmbeddingSubject`, a tool executor an `ExecutorSubject`, an encoder of tool results an `EncoderSubject`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from typing import Any
 
 from msgspec import Struct
 
-from allm.testing import adapter_cases, media_cases, wire_cases
+from allm.testing import adapter_cases, media_cases, tool_cases, wire_cases
 from allm.testing.media_cases import EmbeddingSubject, ImageSubject, MediaSubject
 from allm.testing.subjects import SAMPLES, STATUSES, Case, Sample, Subject
+from allm.testing.tool_cases import EncoderSubject, ExecutorSubject
 
 __all__ = [
     "SAMPLES",
     "STATUSES",
     "Case",
     "EmbeddingSubject",
+    "EncoderSubject",
+    "ExecutorSubject",
     "ImageSubject",
     "Report",
     "Sample",
@@ -55,6 +58,8 @@ class Report(Struct, frozen=True):
 def cases(subject: Subject | Any) -> list[Case]:
     """The cases for a subject. A bare adapter is a chat subject without samples: its wire cases say what is
     missing."""
+    if isinstance(subject, ExecutorSubject | EncoderSubject):
+        return list(tool_cases.cases(subject))
     known = subject if isinstance(subject, Subject) else Subject(make=lambda: subject)
     wire = hasattr(known.make(), "encode")
     shared = wire_cases if wire else adapter_cases

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -43,15 +43,27 @@ def ask(face: str, subject: Subject, adapter: Any, *, transport: Any = "auto", s
 
     if face == "blocking":
         return _blocking(opened, stop)
+    seen: Seen = _run(face, lambda: _awaited(opened, stop))
+    return seen
 
-    async def main() -> Seen:
-        return await _awaited(opened, stop)
+
+def on_face(face: str, verb: str, *args: Any, **options: Any) -> Any:
+    """What a verb gives on a face."""
+    from allm import aio, calls
+
+    if face == "blocking":
+        return getattr(calls, verb)(*args, **options)
+    return _run(face, lambda: getattr(aio, verb)(*args, **options))
+
+
+def _run(face: str, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        return await work()
 
     if face == "trio":
         import trio
 
-        seen: Seen = trio.run(main)
-        return seen
+        return trio.run(main)
     import asyncio
 
     return asyncio.run(main())
