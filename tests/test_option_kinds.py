@@ -190,6 +190,7 @@ APPLICATION = {
     name: [value for value in ENGINE[name] if value != LATER.get(name, LATER)]
     for name in engines._APPLICATION
 }
+APPLICATION |= {"keys": [*NUMBER, *WORD, [1]], "key_source": [*NUMBER, *WORD], "env_file": NO_TEXT}
 
 
 @pytest.mark.parametrize(("name", "value"), cases(APPLICATION))
@@ -263,6 +264,40 @@ POLICIES: list[tuple[Any, dict[str, list[Any]]]] = [
 )
 def test_policies(policy: Any, name: str, value: Any) -> None:
     refused(name, lambda: policy(**{name: value}))
+
+
+PICTURE = allm.Image.from_bytes(b"\x89PNG\r\n\x1a\n")
+INPUTS: dict[str, Callable[[Any, Face, allm.Engine], Any]] = {
+    "input": lambda value, face, engine: face.make("stream", engine, value),
+    "first argument": lambda value, face, engine: face.make("stream", value, "hi"),
+    "first": lambda value, face, engine: face.call("generate_image", value, "a cat"),
+    "prompt": lambda value, face, engine: face.call("generate_image", engine, value, api_key="k"),
+    "images": lambda value, face, engine: face.call("edit_image", engine, value, "a cat", api_key="k"),
+    "image": lambda value, face, engine: face.call("image_variations", engine, value, api_key="k"),
+    "mask": lambda value, face, engine: face.call(
+        "edit_image", engine, PICTURE, "x", mask=value, api_key="k"
+    ),
+    "text": lambda value, face, engine: face.call("embed", engine, value, api_key="k"),
+    "id": lambda value, face, engine: face.session("start", engine, "hi", id=value),
+    "message": lambda value, face, engine: face.session("reply", engine, allm.Session(), value),
+    "reply": lambda value, face, engine: face.session("reply", engine, value, "hi"),
+    "resume": lambda value, face, engine: face.session("resume", engine, value),
+    "step": lambda value, face, engine: face.session("step", engine, value),
+    "submit": lambda value, face, engine: allm.sessions.submit(engine, value),
+    "tools": lambda value, face, engine: allm.bind(engine, value),
+    "call": lambda value, face, engine: allm.approve(value),
+    "function": lambda value, face, engine: allm.tool(value),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("value", [3, object()], ids=["int", "object"])
+def test_what_verbs_are_given(face: Face, name: str, value: Any) -> None:
+    media = {"image_adapter": "openai:gpt-image-2", "embed_adapter": "openai:text-embedding-3-small"}
+    engine = fake(HELLO, **media)
+    with pytest.raises((allm.ValidationError, allm.ConfigurationError, allm.SessionError)):
+        INPUTS[name](value, face, engine)
+    assert requests(engine) == []
 
 
 def test_no_option_is_forgotten() -> None:

@@ -42,7 +42,12 @@ def deny(call: ToolCall | str, reason: str = "") -> Decision:
 
 
 def _digest(call: ToolCall | str) -> str:
-    return call if isinstance(call, str) else approval_digest(call)
+    if isinstance(call, str):
+        return call
+    if not isinstance(call, ToolCall):
+        problem = ("call", f"must_be_a_ToolCall_or_its_digest: not {type(call).__name__}")
+        raise ValidationError.of("invalid decision", problem)
+    return approval_digest(call)
 
 
 class ReadyCall(Struct, frozen=True):

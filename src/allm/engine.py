@@ -14,6 +14,7 @@ from allm.data.requests import ModelRef, ToolSpec
 from allm.errors import ConfigurationError, ValidationError
 from allm.limits import Limits, Timeouts
 from allm.options import (
+    APPLICATION_KINDS,
     ENGINE_KINDS,
     KINDS,
     LOOP_PARAMS,
@@ -64,7 +65,7 @@ def configure(
     `configure()` without arguments clears the defaults. `env_file=".env"` switches that level on.
     """
     check_names(defaults, _APPLICATION, "application default")
-    check_kinds(defaults, ENGINE_KINDS)
+    check_kinds({**defaults, "keys": keys, "key_source": key_source, "env_file": env_file}, APPLICATION_KINDS)
     _check_port("adapter", defaults.get("adapter"))
     model_text(defaults.get("model"))
     if "adapter_options" in defaults:

@@ -327,3 +327,10 @@ ENGINE_KINDS: Final[dict[str, Kind]] = {
     "orphans": _optional(KINDS["orphans"]),
     "transport": Kind(_transport, "a_name_or_an_object_with_open"),
 }
+
+APPLICATION_KINDS: Final[dict[str, Kind]] = {
+    **ENGINE_KINDS,
+    "keys": _optional(_MAPPING),
+    "key_source": _optional(Kind(callable, "a_function_of_provider_and_origin")),
+    "env_file": _optional(_TEXT),
+}

@@ -252,6 +252,8 @@ _IMAGE_COUNTS: Final = {"generate": (0,), "edit": range(1, 17), "variation": (1,
 
 
 def _prompt_problems(request: ImageRequest) -> list[Problem]:
+    if not isinstance(_any(request.prompt), str):
+        return [("prompt", "not_a_string")]
     if request.operation == "variation":
         return [("prompt", "not_allowed_for_operation")] if request.prompt else []
     if str(request.operation) in _IMAGE_COUNTS and not request.prompt:

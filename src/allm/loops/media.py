@@ -28,7 +28,7 @@ from allm.keys import UNSET, KeyRing
 from allm.loops.effects import CloseBody, NewId, NextRun, StartRun, ask
 from allm.loops.exchange import Source, cut_short, guarded, retried, source_of
 from allm.loops.plan import Plan, View, call_context, first_given, playing, policy, price, retry_policy
-from allm.options import EMBED_NAMES, IMAGE_NAMES, KINDS, check_kinds, check_names
+from allm.options import EMBED_NAMES, IMAGE_NAMES, KINDS, check_kinds, check_names, listed
 from allm.validation import validate
 
 T = TypeVar("T")
@@ -348,6 +348,8 @@ def image_request(operation: str, prompt: Any, images: Any = (), mask: Image | N
         return prompt
     if isinstance(images, Image):
         images = (images,)
+    if not listed(images):
+        raise ValidationError.of("the images cannot be used", ("input_images", "not_a_list"))
     return ImageRequest(operation=operation, prompt=prompt, input_images=tuple(images), mask=mask)
 
 

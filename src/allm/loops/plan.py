@@ -22,6 +22,7 @@ from allm.engine import (
     application,
     as_tools,
     merge_tools,
+    model_text,
     reference,
 )
 from allm.errors import ConfigurationError, ValidationError
@@ -248,7 +249,7 @@ def _placed(engine: Engine, given: Request | None, options: Mapping[str, Any]) -
     """Adapter and model of the first level that names a model. A bare id belongs to the provider that
     the engine, or else a level below, names."""
     levels = (options.get("model"), given.model if given else None, engine.model, application.get("model"))
-    models = [Engine(model).model for model in levels if model is not None]
+    models = [model_text(model) for model in levels if model is not None]
     adapter = engine.adapter
     if adapter is None and not (models and _provider(models[0])):
         adapter = next(filter(None, map(_provider, models)), application.get("adapter"))

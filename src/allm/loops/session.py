@@ -15,7 +15,7 @@ from allm.data.messages import Message, Thread, user
 from allm.data.responses import ChatResult, Response, StepResult
 from allm.data.sessions import Progress, Session, SessionTurn
 from allm.engine import Engine
-from allm.errors import SessionError
+from allm.errors import SessionError, ValidationError
 from allm.folds import RunFold
 from allm.loops.plan import read_input
 from allm.tools import error_message, interrupted, not_run
@@ -23,6 +23,8 @@ from allm.tools import error_message, interrupted, not_run
 
 def begun(input: Any, id: str | None) -> Session:
     """A new session from a thread, messages or text; a session that is idle or completed is taken on."""
+    if id is not None and not isinstance(id, str):
+        raise ValidationError.of("invalid session", ("id", f"not_a_string: {type(id).__name__}"))
     if isinstance(input, Session):
         _require(input, "start", "idle", "completed")
         ready = _ready(input)
@@ -72,6 +74,7 @@ def submit(
     `results` are pairs of call id and value, `decisions` say which calls the engine's tools may run. Raises
     `SessionError` that names all results, or `ValidationError` that names all decisions which do not fit.
     """
+    _check(session, "submit")
     answered, given = session.submit_tool_results(results), list(decisions)
     if not given:
         return answered
@@ -128,9 +131,13 @@ def _unanswered(call: ToolCall, progress: Progress) -> Message:
     return error_message(call, interrupted(call) if call.id in progress.started else not_run(call))
 
 
-def _require(session: Session, operation: str, *allowed: str) -> None:
+def _check(session: Session, operation: str) -> None:
     if not isinstance(session, Session):
         raise SessionError(f"{operation} takes a Session, not {type(session).__name__!r}")
+
+
+def _require(session: Session, operation: str, *allowed: str) -> None:
+    _check(session, operation)
     if session.status not in allowed:
         raise _refused(session, operation, f"it is legal from {', '.join(allowed)}")
 

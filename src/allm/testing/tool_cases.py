@@ -151,7 +151,7 @@ def _chat(
     from allm.providers.fake import FakeAdapter
 
     tool = Tool(name="tool", schema={"type": "object"}, handler=handler)
-    script = [[{"tool_call": call} for call in calls], [{"text": "Done"}]]
+    script: list[list[dict[str, Any]]] = [[{"tool_call": call} for call in calls], [{"text": "Done"}]]
     engine = Engine("model", adapter=FakeAdapter(script), tools=[tool], tool_executor=executor)
     fixed = {"session_id": SESSION, "request_id": "request", "context": {"who": "Ann"}}
     return on_face(face, "chat", engine, "Hi", **fixed, **options)
