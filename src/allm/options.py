@@ -229,7 +229,7 @@ def _policy(value: Any) -> bool:
     except TypeError:
         return False
     except ValueError:  # some builtins have no signature
-        return True
+        pass
     return True
 
 

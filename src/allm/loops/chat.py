@@ -20,6 +20,8 @@ from allm.loops.generate import generate
 from allm.loops.plan import Plan, next_request
 from allm.loops.step import step
 
+_GO_ON: Final = "Go on. When all is done, call the tool {}."
+
 
 def chat_run(plan: Plan, fold: RunFold) -> Loop[None]:
     """A chat as a whole run: its events, its failures, one terminal event."""
@@ -121,12 +123,9 @@ def turns(
         asked = (Message("user", _GO_ON.format(plan.until_tool)),) if result.done else ()
 
 
-_GO_ON: Final = "Go on. When all is done, call the tool {}."
-
-
 def _lacks_tool(plan: Plan, fold: RunFold, last: StepResult) -> bool:
     """Whether the model has ended without the call that `until_tool` waits for; what was refused is ended."""
-    if plan.until_tool is None or last.metadata or last.response.refusal:
+    if plan.until_tool is None or last.response.refusal:
         return False
     if last.response.finish_reason not in ("stop", "length", "other", None):
         return False
