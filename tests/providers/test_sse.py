@@ -10,17 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allm.errors import LimitExceededError
-from allm.providers.sse import EventSplitter, ServerEvent
+from allm.providers.sse import EventSplitter, ServerEvent, server_event
 
 LIMIT = 1 << 20
 
 
 def split(*reads: bytes, limit: int = LIMIT) -> list[ServerEvent]:
     splitter = EventSplitter(limit)
-    events: list[ServerEvent] = []
+    blocks: list[bytes] = []
     for read in reads:
-        events += splitter.feed(read)
-    return events + splitter.end()
+        blocks += splitter.feed(read)
+    return events_of(blocks + splitter.end())
+
+
+def events_of(blocks: list[bytes]) -> list[ServerEvent]:
+    return [event for block in blocks if (event := server_event(block)) is not None]
 
 
 GRAMMAR = {
@@ -102,7 +106,7 @@ def test_cap_on_one_event() -> None:
 
 def test_events_before_the_cap_are_given_first() -> None:
     splitter = EventSplitter(100)
-    assert splitter.feed(b"data: a\n\ndata: " + b"x" * 200 + b"\n\n") == [(None, b"a")]
+    assert events_of(splitter.feed(b"data: a\n\ndata: " + b"x" * 200 + b"\n\n")) == [(None, b"a")]
     with pytest.raises(LimitExceededError):
         splitter.feed(b"data: b\n\n")
 

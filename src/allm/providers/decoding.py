@@ -7,7 +7,7 @@ reads payloads. Nothing here knows a provider.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -42,7 +42,7 @@ from allm.errors import LimitExceededError, ValidationError
 from allm.limits import Limits
 from allm.ports import HttpHead
 from allm.providers.refusals import Refusal, redacted, refused, request_id
-from allm.providers.sse import EventSplitter, ServerEvent
+from allm.providers.sse import EventSplitter, server_event
 
 T = TypeVar("T")
 
@@ -107,10 +107,11 @@ def _lone(text: str) -> bool:
 class OpenPart:
     """A part of text or reasoning that is still growing. `index` is its position in the message."""
 
-    __slots__ = ("index", "kind", "pieces")
+    __slots__ = ("delta", "index", "kind", "pieces")
 
     def __init__(self, kind: str, index: int) -> None:
         self.kind = kind  # "text" or "reasoning"
+        self.delta: Any = TextDelta if kind == "text" else ReasoningDelta
         self.index = index
         self.pieces: list[str] = []
 
@@ -121,8 +122,7 @@ class OpenPart:
     def add(self, piece: str, events: list[Event]) -> None:
         if piece:
             self.pieces.append(piece)
-            kind = TextDelta if self.kind == "text" else ReasoningDelta
-            events.append(kind(piece, self.index))
+            events.append(self.delta(piece, self.index))
 
     def close(self, events: list[Event], part: TextPart | ReasoningPart | None = None) -> None:
         """The part is whole; `part` is given where it holds more than text."""
@@ -172,7 +172,8 @@ class Turn:
 
     A dialect implements `read` for a payload of a stream, `read_whole` for one JSON body, `missing` and
     `complete`. Reading may raise what `read` above raises. It sets `done` when the provider has said that
-    the answer is whole, and `failure` when it has said that it went wrong.
+    the answer is whole, and `failure` when it has said that it went wrong. Nearly all payloads of a stream
+    are the next piece of a part that is open: `grow`, which takes those, is the hot path of a dialect.
     """
 
     def __init__(self, provider: str, request: Request) -> None:
@@ -184,6 +185,11 @@ class Turn:
         self.failure: Refusal | None = None
         self._parts = 0
         self._used: set[str] | None = None
+
+    def grow(self, blocks: Iterator[bytes], events: list[Event]) -> bytes | None:
+        """Take blocks that are no more than a piece of an open part, in the one spelling that servers send;
+        gives the first block that is anything else, for `read`, or `None` at the end."""
+        return next(blocks, None)
 
     def read(self, name: str | None, data: bytes) -> list[Event]:
         """The events of one payload; `name` is the name of the server-sent event."""
@@ -337,14 +343,18 @@ class AnswerDecoder:
             return self._malformed(error, data)
         return events + self._settled(final=True)
 
-    def _stream(self, split: Callable[[], list[ServerEvent]]) -> list[Event]:
+    def _stream(self, split: Callable[[], list[bytes]]) -> list[Event]:
         try:
-            payloads = split()
+            blocks = iter(split())
         except LimitExceededError as error:
             return self._failed("limit_exceeded", error.info.message)
         events: list[Event] = []
         turn = self._turn
-        for name, data in payloads:
+        while (block := turn.grow(blocks, events)) is not None:
+            event = server_event(block)
+            if event is None:
+                continue
+            name, data = event
             if data == b"[DONE]" or data.strip() == b"[DONE]":
                 return events + self._stream_ended(marked=True)
             try:

@@ -1,4 +1,4 @@
-"""Server-sent events: bytes in, `(event name or None, data)` pairs out. Pure and incremental.
+"""Server-sent events: bytes in, blocks out, one an event; `server_event` reads a block. Pure and incremental.
 
 The line grammar is that of the WHATWG HTML standard, "Interpreting an event stream", with two
 differences: an event that lacks its final blank line is given at `end`, and a block that is bare
@@ -15,7 +15,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class EventSplitter:
-    """Splits one stream. `limit` is the size of one event in bytes, framing included.
+    """Splits one stream into the blocks between blank lines; its lines end in LF, whatever the server's did.
+
+    `limit` is the size of one block in bytes.
 
     The work is linear in the bytes whatever the reads are: unfinished bytes are kept in pieces and
     joined once, when the end of an event has come.
@@ -31,8 +33,8 @@ class EventSplitter:
         self._after_cr = False
         self._overflow = False
 
-    def feed(self, data: bytes) -> list[ServerEvent]:
-        """The events that these bytes complete.
+    def feed(self, data: bytes) -> list[bytes]:
+        """The blocks that these bytes complete.
 
         Raises `LimitExceededError` for an event over the limit; events that came before it in the
         same read are given first, and the next call raises.
@@ -45,13 +47,13 @@ class EventSplitter:
             data = self._line_feeds(data)
         return self._blocks(data) if data else []
 
-    def end(self) -> list[ServerEvent]:
+    def end(self) -> list[bytes]:
         """What is left when the body has ended."""
         if self._overflow:
             raise self._too_large()
         rest = (self._head or b"") + b"".join(self._pieces)
         self._head, self._pieces, self._size = None, [], 0
-        return _events([rest]) if rest else []
+        return [rest] if rest else []
 
     def _skip_bom(self, data: bytes) -> bytes:
         head = (self._head or b"") + data
@@ -69,9 +71,12 @@ class EventSplitter:
         if self._after_cr and data.startswith(b"\n"):
             data = data[1:]
         self._after_cr = ends_in_cr
-        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = data.splitlines()  # of bytes: at LF, CRLF and CR, at nothing else
+        if data.endswith((b"\n", b"\r")):
+            lines.append(b"")
+        return b"\n".join(lines)
 
-    def _blocks(self, data: bytes) -> list[ServerEvent]:
+    def _blocks(self, data: bytes) -> list[bytes]:
         pieces = self._pieces
         joined = bool(pieces) and data.startswith(b"\n") and pieces[-1].endswith(b"\n")
         if not joined and b"\n\n" not in data:
@@ -88,38 +93,24 @@ class EventSplitter:
         self._pieces, self._size = ([rest] if rest else []), len(rest)
         if len(data) > self._limit:
             return self._within_limit(blocks, rest)
-        return _events(blocks)
+        return blocks
 
-    def _within_limit(self, blocks: list[bytes], rest: bytes) -> list[ServerEvent]:
+    def _within_limit(self, blocks: list[bytes], rest: bytes) -> list[bytes]:
         for position, block in enumerate((*blocks, rest)):
             if len(block) > self._limit:
                 self._overflow = True
-                events = _events(blocks[:position])
-                if not events:
+                if not any(map(server_event, blocks[:position])):
                     raise self._too_large()
-                return events
-        return _events(blocks)
+                return blocks[:position]
+        return blocks
 
     def _too_large(self) -> LimitExceededError:
         self._overflow, self._pieces = True, []
         return LimitExceededError(f"one server-sent event is larger than {self._limit} bytes")
 
 
-def _events(blocks: list[bytes]) -> list[ServerEvent]:
-    events: list[ServerEvent] = []
-    for block in blocks:
-        if block.startswith(b"data:") and b"\n" not in block:
-            data = block[6:] if block.startswith(b" ", 5) else block[5:]
-            if data:
-                events.append((None, data))
-        elif block:
-            event = _event(block)
-            if event is not None:
-                events.append(event)
-    return events
-
-
-def _event(block: bytes) -> ServerEvent | None:
+def server_event(block: bytes) -> ServerEvent | None:
+    """Name and data of the event in a block; `None` where it holds none."""
     name: str | None = None
     lines: list[bytes] = []
     for line in block.split(b"\n"):

@@ -8,10 +8,11 @@ Shapes: SDK types of the version `2026-10-21` and recorded traffic, read 2026-11
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from allm.data.content import OpaquePart, Origin, ReasoningPart, TextPart
@@ -53,6 +54,25 @@ class _Event(Struct, gc=False):
     input_transformations: Any = None
 
 
+class _TextPiece(Struct, gc=False, tag_field="type", tag="text_delta"):
+    piece: str = field(name="text")
+
+
+class _ThinkingPiece(Struct, gc=False, tag_field="type", tag="thinking_delta"):
+    piece: str = field(name="thinking")
+
+
+class _InputPiece(Struct, gc=False, tag_field="type", tag="input_json_delta"):
+    piece: str = field(name="partial_json")
+
+
+class _Growth(Struct, gc=False, tag_field="type", tag="content_block_delta"):
+    """The next piece of an open block."""
+
+    index: int
+    delta: _TextPiece | _ThinkingPiece | _InputPiece
+
+
 class _TextBlock(Struct, gc=False):
     text: str | None = None
     citations: list[Any] | None = None
@@ -85,6 +105,8 @@ class _WrittenBlocks(Struct, gc=False):
 
 
 _EVENT = msgspec.json.Decoder(_Event)
+_GROWTH = msgspec.json.Decoder(_Growth)
+_GROWTH_STARTS: Final = b"event: content_block_delta\ndata: "
 _WRITTEN = msgspec.json.Decoder(_WrittenBlocks)
 
 _FINISH = {
@@ -117,14 +139,20 @@ _METADATA = ("stop_sequence", "stop_details", "context_management", "input_trans
 
 
 class _Block(Protocol):
-    """An open block. Each kind takes the deltas it knows and says whether it did."""
+    """An open block. Each kind takes the deltas it knows and says whether it did; all that it does with those
+    of the kind `grows_by` is to add their text to `part`."""
 
+    @property
+    def grows_by(self) -> type[Struct] | None: ...
+    @property
+    def part(self) -> Any: ...
     def add(self, delta: _Delta, events: list[Event]) -> bool: ...
     def close(self, events: list[Event]) -> None: ...
 
 
 class _Text:
     __slots__ = ("citations", "part", "turn")
+    grows_by = _TextPiece
 
     def __init__(self, turn: MessagesTurn, block: _TextBlock, events: list[Event]) -> None:
         self.turn = turn
@@ -153,6 +181,7 @@ class _Text:
 
 class _Thinking:
     __slots__ = ("part", "signature", "turn")
+    grows_by = _ThinkingPiece
 
     def __init__(self, turn: MessagesTurn, block: _ThinkingBlock, events: list[Event]) -> None:
         self.turn = turn
@@ -176,6 +205,7 @@ class _Thinking:
 
 class _Redacted:
     __slots__ = ("block", "part", "turn")
+    grows_by = None
 
     def __init__(self, turn: MessagesTurn, block: _RedactedBlock) -> None:
         self.turn = turn
@@ -192,31 +222,33 @@ class _Redacted:
 class _Call:
     """A client tool's call. Its input comes as JSON text in pieces, or whole with the start."""
 
-    __slots__ = ("block", "call", "turn")
+    __slots__ = ("block", "part", "turn")
+    grows_by = _InputPiece
 
     def __init__(self, turn: MessagesTurn, block: _CallBlock, events: list[Event]) -> None:
         self.turn = turn
         self.block = block
-        self.call: OpenCall = turn.call(str(block.id or ""), block.name or "", events)
+        self.part: OpenCall = turn.call(str(block.id or ""), block.name or "", events)
 
     def add(self, delta: _Delta, events: list[Event]) -> bool:
         if delta.type != "input_json_delta":
             return False
-        self.call.add(delta.partial_json or "", events)
+        self.part.add(delta.partial_json or "", events)
         return True
 
     def close(self, events: list[Event]) -> None:
-        if not self.call.pieces and self.block.input:
-            self.call.add(_json(self.block.input), events)
+        if not self.part.pieces and self.block.input:
+            self.part.add(_json(self.block.input), events)
         data = {name: getattr(self.block, name) for name in ("caller", "toolset_name")}
         known = {name: value for name, value in data.items() if value is not None}
-        self.call.close(events, known, self.turn.origin)
+        self.part.close(events, known, self.turn.origin)
 
 
 class _Answer:
     """The call of the tool that stands in for structured output: its input is the text of the answer."""
 
     __slots__ = ("block", "part")
+    grows_by = _InputPiece
 
     def __init__(self, turn: MessagesTurn, block: _CallBlock) -> None:
         self.block = block
@@ -238,6 +270,8 @@ class _Item:
     """A block that goes back as it came: server tools and their results, compactions, unknown kinds."""
 
     __slots__ = ("data", "index", "input", "lost", "turn")
+    grows_by = None
+    part = None
 
     def __init__(self, turn: MessagesTurn, data: dict[str, Any]) -> None:
         self.turn = turn
@@ -313,6 +347,21 @@ class MessagesTurn(Turn):
             prefix = fingerprint(before, self._system, self.request.tools)
             self._bound = replace(self.origin, prefix=prefix)
         return self._bound
+
+    def grow(self, blocks: Iterator[bytes], events: list[Event]) -> bytes | None:
+        open_blocks, decode, start = self._blocks, _GROWTH.decode, len(_GROWTH_STARTS)
+        for block in blocks:
+            if not block.startswith(_GROWTH_STARTS):
+                return block
+            try:
+                growth = decode(block[start:])
+            except (ValueError, RecursionError):
+                return block
+            grown, delta = open_blocks.get(growth.index), growth.delta
+            if grown is None or grown.grows_by is not type(delta):
+                return block
+            grown.part.add(delta.piece, events)
+        return None
 
     def read(self, name: str | None, data: bytes) -> list[Event]:
         if name == "error":

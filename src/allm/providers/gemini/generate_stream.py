@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -82,6 +83,45 @@ class _Chunk(Struct, gc=False, rename="camel"):
     error: Any = None
 
 
+class _Piece(Struct, gc=False, rename="camel"):
+    text: str
+    thought: bool | None = None
+    thought_signature: None = None
+
+
+class _PieceContent(Struct, gc=False):
+    parts: tuple[_Piece]
+
+
+class _PieceCandidate(Struct, gc=False, rename="camel"):
+    content: _PieceContent
+    finish_reason: None = None
+    finish_message: None = None
+    index: int | None = None
+    citation_metadata: None = None
+    grounding_metadata: None = None
+    url_context_metadata: None = None
+    safety_ratings: None = None
+    avg_logprobs: None = None
+    logprobs_result: None = None
+    continuation_token: None = None
+
+
+class _Counts(Struct, gc=False):
+    """Usage that is not read yet."""
+
+
+class _PieceChunk(Struct, gc=False, rename="camel"):
+    """A chunk that only brings the next piece of text or thinking: one that says more does not fit."""
+
+    candidates: tuple[_PieceCandidate]
+    usage_metadata: _Counts | None = None
+    prompt_feedback: None = None
+    error: None = None
+
+
+_PIECE = msgspec.json.Decoder(_PieceChunk)
+_PIECE_STARTS: Final = b"data: "
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _CHUNKS = msgspec.json.Decoder(list[_Chunk])
 
@@ -126,13 +166,40 @@ class GenerateTurn(Turn):
         self.finish: str | None = None
         self._blocked: str | None = None
         self._started = False
+        self._pieces = False  # whether chunks may be pieces of what is open
         self._index = 0  # of the candidate that is folded: the first that comes
         self._has_calls = False
         self._open: OpenPart | None = None
         self._streamed: _Streamed | None = None
         self._usage: dict[str, Any] | None = None
+        self._counted = b""  # the payload of the last piece with usage, where that is newer
         self._token: str | None = None
         self._metadata: dict[str, Any] = {}
+
+    def grow(self, blocks: Iterator[bytes], events: list[Event]) -> bytes | None:
+        """A server whose chunks say more than fits into a piece is not tried again until a part begins."""
+        if not self._pieces:
+            return next(blocks, None)
+        decode, start = _PIECE.decode, len(_PIECE_STARTS)
+        for block in blocks:
+            part = self._open
+            if part is None or not block.startswith(_PIECE_STARTS):
+                return block
+            data = block[start:]
+            try:
+                chunk = decode(data)
+            except (ValueError, RecursionError):
+                self._pieces = False
+                return block
+            candidate = chunk.candidates[0]
+            piece = candidate.content.parts[0]
+            kind = "reasoning" if piece.thought else "text"
+            if kind != part.kind or (candidate.index or 0) != self._index:
+                return block
+            if chunk.usage_metadata is not None:
+                self._counted = data
+            part.add(piece.text, events)
+        return None
 
     def read(self, name: str | None, data: bytes) -> list[Event]:
         return self._payload(data)
@@ -172,7 +239,7 @@ class GenerateTurn(Turn):
         self.id = self.id or chunk.response_id
         self.model = self.model or chunk.model_version
         if chunk.usage_metadata is not None:
-            self._usage = chunk.usage_metadata  # cumulative: the last one holds
+            self._usage, self._counted = chunk.usage_metadata, b""  # cumulative: the last one holds
         if chunk.prompt_feedback is not None:
             self._feedback(chunk.prompt_feedback)
         if not chunk.candidates:
@@ -251,6 +318,7 @@ class GenerateTurn(Turn):
         if signature or (text and (self._open is None or self._open.kind != kind)):
             self._close(events)
             self._open = self.open(kind)
+            self._pieces = True
         if self._open is not None:
             self._open.add(text, events)
         if signature:
@@ -363,13 +431,19 @@ class GenerateTurn(Turn):
         sources = [*metadata.pop("citations", ()), *(chunks if isinstance(chunks, list) else ())]
         if sources:
             metadata["annotations"] = sources
-        tier = (self._usage or {}).get("serviceTier")
+        tier = (self._counts() or {}).get("serviceTier")
         if tier:
             metadata["service_tier"] = tier
         return plain(metadata) or {}
 
     def reported(self) -> list[UsageReported]:
-        return [] if self._usage is None else [UsageReported(usage_of(self._usage))]
+        counts = self._counts()
+        return [] if counts is None else [UsageReported(usage_of(counts))]
+
+    def _counts(self) -> dict[str, Any] | None:
+        if self._counted:
+            self._usage, self._counted = builtins(self._counted)["usageMetadata"], b""
+        return self._usage
 
 
 def usage_of(raw: dict[str, Any]) -> Usage:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections.abc import Iterator
 from math import isfinite
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -90,6 +91,57 @@ class _Chunk(Struct, gc=False):
     system_fingerprint: Any = None
 
 
+class _PieceFunction(Struct, gc=False):
+    arguments: str
+    name: None = None
+
+
+class _PieceCall(Struct, gc=False):
+    index: int
+    function: _PieceFunction
+    id: None = None
+    extra_content: None = None
+
+
+class _PieceDelta(Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: tuple[_PieceCall] | None = None
+    reasoning: None = None
+    reasoning_details: None = None
+    function_call: None = None
+    refusal: None = None
+    images: None = None
+    audio: None = None
+    annotations: None = None
+    executed_tools: None = None
+    extra_content: None = None
+
+
+class _PieceChoice(Struct, gc=False):
+    delta: _PieceDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    logprobs: None = None
+    error: None = None
+
+
+class _Piece(Struct, gc=False):
+    """A chunk that brings just the next piece of text, thinking or arguments: no other one fits.
+
+    What every chunk repeats is read in the first and the last ones.
+    """
+
+    choices: tuple[_PieceChoice]
+    usage: None = None
+    x_groq: None = None
+    error: None = None
+    citations: None = None
+    search_results: None = None
+
+
+_PIECE = msgspec.json.Decoder(_Piece)
+_PIECE_STARTS: Final = b"data: "
 _CHUNK = msgspec.json.Decoder(_Chunk)
 
 _FINISH = {
@@ -137,6 +189,13 @@ class _Slot:
         self.data: dict[str, Any] = {}
         self.started = False
 
+    def add(self, piece: str, events: list[Event]) -> None:
+        """A piece of the text of the arguments; it is shown once the call has started."""
+        if piece:
+            self.pieces.append(piece)
+            if self.started:
+                events.append(ToolCallDelta(self.id, piece))
+
 
 def _is_refusal(data: bytes) -> bool:
     """Whether a payload without choices is an error that lacks the `error` key."""
@@ -154,6 +213,7 @@ class ChatTurn(Turn):
         super().__init__(provider, request)
         self.finish: str | None = None
         self._started = False
+        self._pieces = False  # whether chunks may be pieces of what is open
         self._open: _Part | None = None
         self._calls: list[_Slot] = []
         self._by_index: dict[int, _Slot] = {}
@@ -162,6 +222,33 @@ class ChatTurn(Turn):
         self._audio: dict[str, Any] | None = None
         self._provider_data: dict[str, Any] = {}
         self._metadata: dict[str, Any] = {}
+
+    def grow(self, blocks: Iterator[bytes], events: list[Event]) -> bytes | None:
+        """A server whose chunks say more than fits into a piece is not tried again until a part begins."""
+        if not self._pieces:
+            return next(blocks, None)
+        decode, start = _PIECE.decode, len(_PIECE_STARTS)
+        for block in blocks:
+            if not block.startswith(_PIECE_STARTS):
+                return block
+            try:
+                delta = decode(block[start:]).choices[0].delta
+            except (ValueError, RecursionError):
+                self._pieces = False
+                return block
+            part, text, thought, calls = self._open, delta.content, delta.reasoning_content, delta.tool_calls
+            if text and part is not None and part.kind == "text" and not (thought or calls):
+                part.add(text, events)
+            elif thought and part is not None and part.kind == "reasoning" and not (text or calls):
+                part.add(thought, events)
+            elif calls and not (text or thought):
+                slot = self._by_index.get(calls[0].index)
+                if slot is None or not slot.started:
+                    return block
+                slot.add(calls[0].function.arguments, events)
+            else:
+                return block
+        return None
 
     def read(self, name: str | None, data: bytes) -> list[Event]:
         if name == "error":
@@ -290,6 +377,7 @@ class ChatTurn(Turn):
         if part is None or part.kind != kind:
             self._close(events)
             part = self._open = _Part(kind, self.next_index())
+            self._pieces = True
         return part
 
     def _text(self, text: str, events: list[Event]) -> None:
@@ -371,10 +459,7 @@ class ChatTurn(Turn):
             slot.data["extra_content"] = call.extra_content
         if not slot.started and slot.name:
             self._start(slot, events)
-        if text:
-            slot.pieces.append(text)
-            if slot.started:
-                events.append(ToolCallDelta(slot.id, text))
+        slot.add(text or "", events)
 
     def _slot(self, index: int | None, wire_id: str, name: str, text: str, events: list[Event]) -> _Slot:
         """The call that a delta belongs to, by its index, its id, or its place.
@@ -411,7 +496,7 @@ class ChatTurn(Turn):
 
     def _start(self, slot: _Slot, events: list[Event]) -> None:
         slot.id = self.unique_id(slot.wire_id)
-        slot.started = True
+        slot.started = self._pieces = True
         events.append(ToolCallStarted(slot.id, slot.name, slot.index))
         if slot.pieces:
             events.append(ToolCallDelta(slot.id, "".join(slot.pieces)))

@@ -8,9 +8,9 @@ when it is done holds; the list in the last event fills in what no event had bro
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -58,6 +58,21 @@ class _Event(Struct, gc=False):
     error: Any = None
 
 
+class _TextPiece(Struct, gc=False, tag_field="type", tag="response.output_text.delta"):
+    delta: str
+    output_index: int
+    content_index: int
+
+
+class _ArgumentsPiece(Struct, gc=False, tag_field="type", tag="response.function_call_arguments.delta"):
+    delta: str
+    output_index: int
+
+
+_TEXT_PIECE = msgspec.json.Decoder(_TextPiece)
+_TEXT_STARTS: Final = b"event: response.output_text.delta\ndata: "
+_ARGUMENTS_PIECE = msgspec.json.Decoder(_ArgumentsPiece)
+_ARGUMENTS_START: Final = b"event: response.function_call_arguments.delta\ndata: "
 _EVENT = msgspec.json.Decoder(_Event)
 _WHOLE = msgspec.json.Decoder(_Answer)
 
@@ -129,6 +144,28 @@ class ResponsesTurn(Turn):
         self._sound: list[bytes] = []
         self._transcript: list[str] = []
         self._bound: Origin | None = None
+
+    def grow(self, blocks: Iterator[bytes], events: list[Event]) -> bytes | None:
+        items = self._by_key
+        part: OpenPart | OpenCall | None
+        for block in blocks:
+            try:
+                if block.startswith(_TEXT_STARTS):
+                    text = _TEXT_PIECE.decode(block[len(_TEXT_STARTS) :])
+                    piece, item = text.delta, items.get(text.output_index)
+                    part = item.texts.get(text.content_index) if item is not None else None
+                elif block.startswith(_ARGUMENTS_START):
+                    arguments = _ARGUMENTS_PIECE.decode(block[len(_ARGUMENTS_START) :])
+                    piece, item = arguments.delta, items.get(arguments.output_index)
+                    part = item.call if item is not None and item.kind == "function_call" else None
+                else:
+                    return block
+            except (ValueError, RecursionError):
+                return block
+            if item is None or part is None or item.done:
+                return block
+            part.add(piece, events)
+        return None
 
     def read(self, name: str | None, data: bytes) -> list[Event]:
         try:
