@@ -6,7 +6,8 @@ Folding is by kind of event, never by generic merging, and costs one list append
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
 from typing import Any, Final, Literal
 
 from msgspec.structs import replace
@@ -82,6 +83,16 @@ class ResponseFold:
             take(self, event)
         elif type(event) is StreamFailed:
             self.error = event.error
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Take events that came together: nearly all of them are text of a part that is open."""
+        parts = self._open
+        for event in events:
+            part = parts.get(event.index) if type(event) is TextDelta else None
+            if part is not None:
+                part.pieces.append(event.text)  # type: ignore[union-attr]
+            else:
+                self.add(event)
 
     def _text(self, event: TextDelta) -> None:
         part = self._open.get(event.index)
@@ -215,8 +226,10 @@ class RunFold:
         begun = begun or Progress()
         self.layer = layer
         self.base = base or Thread()
-        self.turn = ResponseFold()
-        self.turn.ended = begun.response
+        self._turn = ResponseFold()
+        self._turn.ended = begun.response
+        self._given: list[Event] = []
+        self._left: Iterator[Event] = iter(())
         self.asked = begun.asked
         self.approved = begun.approved
         self.started = list(begun.started)
@@ -230,10 +243,29 @@ class RunFold:
         self._back: tuple[list[StepResult], Progress] | None = None
         self._second_pass = False
 
+    @property
+    def turn(self) -> ResponseFold:
+        """The turn so far."""
+        taken = len(self._given) - length_hint(self._left)
+        if taken:
+            self._turn.extend(self._given[:taken])
+            self._given = self._given[taken:]
+        return self._turn
+
+    def follow(self, events: list[Event]) -> Iterator[Event]:
+        """Events of the open turn as somebody takes them, who may stop at any: those taken are folded.
+        `settle` folds all of them."""
+        self._given, self._left = events, iter(events)
+        return self._left
+
+    def settle(self) -> None:
+        self._turn.extend(self._given)
+        self._given, self._left = [], iter(())
+
     def add(self, event: Event) -> None:
         kind = type(event)
         if kind is TextDelta and self.in_turn:  # the one kind that comes by the thousand
-            self.turn._text(event)  # type: ignore[arg-type]
+            self._turn._text(event)  # type: ignore[arg-type]
             return
         take = _TAKERS.get(kind)
         if take is not None:
@@ -244,7 +276,7 @@ class RunFold:
                     self._between(event)
                     return
                 self._new_turn(begun=True)
-            take(self.turn, event)
+            take(self._turn, event)
         elif kind is ToolExecutionStarted:
             self._back = None
             self.started.append(event.call.id)  # type: ignore[union-attr]
@@ -259,7 +291,7 @@ class RunFold:
             self._fail(event)  # type: ignore[arg-type]
 
     def _new_turn(self, begun: bool) -> None:
-        self.turn = ResponseFold()
+        self._turn = ResponseFold()
         self.started, self.results, self.asked, self.approved = [], [], (), ()
         self.in_turn = begun
 

@@ -6,6 +6,7 @@ from allm.data.events import Event
 from allm.folds import RunFold
 from allm.loops.chat import chat_run, generate_run, step_run
 from allm.loops.effects import (
+    Batch,
     CallHook,
     CloseBody,
     Draw,
@@ -26,6 +27,7 @@ from allm.loops.effects import (
 from allm.loops.plan import Plan, make_plan
 
 __all__ = [
+    "Batch",
     "CallHook",
     "CloseBody",
     "Draw",

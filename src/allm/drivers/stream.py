@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from allm.data.events import Event, RawChunk, StreamFailed, TextCompleted, TextDelta, ToolCallDelta
+from allm.data.events import Event, StreamFailed, TextDelta
 from allm.errors import AllmError, CancelledError, ConfigurationError, raised
 from allm.keys import KeyRing
 from allm.loops.plan import Plan
@@ -34,7 +34,11 @@ class _Run(Generic[R]):
         self._ended = False
         self._failure: AllmError | None = None
         self._stopping = False
+        self._hidden = plan.view.hidden
         self._watched = bool(plan.view.observers) or plan.view.on_event is not None
+        self._free = not self._watched  # whether events that have come may be taken without a look at the run
+        self._ready: Iterator[Event] = iter(())  # events that have come and were not taken
+        self._shown = self._ready  # those of them that the view shows
 
     @cached_property
     def _fold(self) -> Any:
@@ -84,18 +88,21 @@ class _Run(Generic[R]):
         if view.on_event is not None:
             view.on_event(event)
 
-    def _shown(self, event: Event) -> bool:
-        view = self._plan.view
-        kind = type(event)
-        if kind is TextDelta or kind is TextCompleted:
-            return view.emit_text_deltas or kind is TextCompleted
-        if kind is ToolCallDelta:
-            return view.emit_tool_deltas
-        return kind is not RawChunk or view.include_raw_chunks
+    def _visible(self, event: Event) -> bool:
+        return type(event) not in self._hidden
+
+    def _come(self, item: Any, ports: Any) -> None:
+        """An item of the loop that is no effect: its events are ready."""
+        events, each = ((item,), iter((item,))) if type(item) is not ports.batch else (item.events, item.each)
+        self._ready = each
+        self._shown = each if self._hidden.isdisjoint(map(type, events)) else filter(self._visible, each)
+
+    def _end(self) -> None:
+        self._ended, self._free = True, False
 
     def _settle(self) -> None:
         """The loop is done: a failed run has its exception from now on."""
-        self._ended = True
+        self._end()
         error = self._fold.error
         if error is not None and self._plan.view.raise_on_error:
             self._failure = raised(error, self._partial())
@@ -169,31 +176,22 @@ class Stream(_Run[R], Iterator[Event]):
         self.close()
 
     def __next__(self) -> Event:
+        if self._free:
+            for event in self._shown:
+                return event
         while True:
             event = self._advance()
-            if not self._plan.view.filters or self._shown(event):
+            if type(event) not in self._hidden:
                 return event
 
     def _advance(self) -> Event:
         """The next event, unfiltered. Raises `StopIteration` at the end, or the run's failure."""
         if self._ended:
             raise self._failure or StopIteration
-        loop, ports = self._loop, self._ports or self._opened()
         try:
-            if self._stopping:
-                raise CancelledError("the stream was cancelled")
-            item = next(loop)
-            while isinstance(item, ports.effect):
-                try:
-                    reply = ports.perform(item)
-                except CancelledError:
-                    raise
-                except Exception as error:
-                    item = loop.throw(error)
-                else:
-                    item = loop.send(reply)
+            event = self._next()
             if self._watched:
-                self._seen(item)
+                self._seen(event)
         except StopIteration:
             self._settle()
             self._release()
@@ -204,11 +202,30 @@ class Stream(_Run[R], Iterator[Event]):
         except BaseException:
             self.close()
             raise
-        if type(item) is StreamFailed:
+        if type(event) is StreamFailed:
             self._settle()
             self._release()
-        event: Event = item
         return event
+
+    def _next(self) -> Event:
+        """The next event that has come; where there is none the loop goes on until there is."""
+        if self._stopping:
+            raise CancelledError("the stream was cancelled")
+        for event in self._ready:
+            return event
+        loop, ports = self._loop, self._ports or self._opened()
+        item = next(loop)
+        while isinstance(item, ports.effect):
+            try:
+                reply = ports.perform(item)
+            except CancelledError:
+                raise
+            except Exception as error:
+                item = loop.throw(error)
+            else:
+                item = loop.send(reply)
+        self._come(item, ports)
+        return next(self._ready)
 
     def _opened(self) -> Any:
         from allm.drivers.threads import ThreadPorts
@@ -265,14 +282,14 @@ class Stream(_Run[R], Iterator[Event]):
 
     def cancel(self) -> None:
         """End the run from any thread; the one that reads gets `CancelledError` with the partial fold."""
-        self._stopping = True
+        self._stopping, self._free = True, False
         if self._ports is not None:
             self._ports.cancel()
 
     def close(self) -> None:
         """Let go of everything, once. What was not read is lost; the fold of what was read is kept."""
         if not self._ended:
-            self._ended = True
+            self._end()
             self._loop.close()
         self._release()
 
@@ -329,12 +346,13 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
                 await kit.exit(*exc)
 
     async def __anext__(self) -> Event:
-        while True:
-            event = await self._advance()
-            if event is None:
-                raise self._failure or StopAsyncIteration
-            if not self._plan.view.filters or self._shown(event):
+        if self._free:
+            for event in self._shown:
                 return event
+        while (found := await self._advance()) is not None:
+            if type(found) not in self._hidden:
+                return found
+        raise self._failure or StopAsyncIteration
 
     async def _advance(self) -> Event | None:
         """The next event, unfiltered; `None` at the end of a run that did not fail."""
@@ -342,10 +360,34 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
             if self._failure is not None:
                 raise self._failure
             return None
+        try:
+            event = await self._next()
+            if event is not None and self._watched:
+                self._seen(event)
+        except CancelledError as error:
+            await self.aclose()
+            raise self._cancelled() from error
+        except BaseException:
+            await self.aclose()
+            raise
+        if event is None:
+            self._settle()
+            await self._release()
+            if self._failure is not None:
+                raise self._failure
+        elif type(event) is StreamFailed:
+            self._settle()
+            await self._release()
+        return event
+
+    async def _next(self) -> Event | None:
+        """The next event that has come; where there is none the loop goes on until there is, or it ends."""
+        if self._stopping:
+            raise CancelledError("the stream was cancelled")
+        for event in self._ready:
+            return event
         loop, ports = self._loop, self._ports or self._opened()
         try:
-            if self._stopping:
-                raise CancelledError("the stream was cancelled")
             item = next(loop)
             while isinstance(item, ports.effect):
                 try:
@@ -356,25 +398,10 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
                     item = loop.throw(error)
                 else:
                     item = loop.send(reply)
-            if self._watched:
-                self._seen(item)
         except StopIteration:
-            self._settle()
-            await self._release()
-            if self._failure is not None:
-                raise self._failure from None
             return None
-        except CancelledError as error:
-            await self.aclose()
-            raise self._cancelled() from error
-        except BaseException:
-            await self.aclose()
-            raise
-        if type(item) is StreamFailed:
-            self._settle()
-            await self._release()
-        event: Event = item
-        return event
+        self._come(item, ports)
+        return next(self._ready)
 
     def _opened(self) -> Any:
         from allm.drivers.kits import current_kit
@@ -414,14 +441,14 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
 
     def cancel(self) -> None:
         """End the run, from any task or thread; the task that reads gets `CancelledError`."""
-        self._stopping = True
+        self._stopping, self._free = True, False
         if self._ports is not None:
             self._ports.cancel()
 
     async def aclose(self) -> None:
         """Let go of everything, once."""
         if not self._ended:
-            self._ended = True
+            self._end()
             self._loop.close()
         await self._release()
 

@@ -22,6 +22,7 @@ from allm.drivers.toolwork import ToolWork, awaited, start_beside
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.keys import KeyRing
 from allm.loops.effects import (
+    Batch,
     CallHook,
     CloseBody,
     Draw,
@@ -50,7 +51,7 @@ _END = object()
 class TaskPorts:
     """Performs the effects of one run and owns what they open; `aclose` releases it."""
 
-    effect = Effect
+    effect, batch = Effect, Batch
 
     def __init__(self, plan: Plan, ring: KeyRing, kit: Any) -> None:
         self.plan = plan

@@ -22,6 +22,7 @@ from allm.drivers.toolwork import Put, ToolWork, awaited, start_beside
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.keys import KeyRing, missing_key
 from allm.loops.effects import (
+    Batch,
     CallHook,
     CloseBody,
     Draw,
@@ -49,7 +50,7 @@ class ThreadPorts:
     """Performs the effects of one run and owns what they open. `close` releases it, `cancel` (from any
     thread) ends a wait."""
 
-    effect = Effect
+    effect, batch = Effect, Batch
 
     def __init__(self, plan: Plan, ring: KeyRing) -> None:
         self.plan = plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 from allm.data.content import ToolCall
@@ -191,7 +191,18 @@ class NewId(Effect[str]):
     __slots__ = ()
 
 
-Loop = Generator[Event | Effect[Any], Any, T]
+class Batch:
+    """Events that came together, for the user. They are taken one by one out of `each`, by whoever drives the
+    loop; the fold holds those that were taken."""
+
+    __slots__ = ("each", "events")
+
+    def __init__(self, events: list[Event], each: Iterator[Event]) -> None:
+        self.events = events
+        self.each = each
+
+
+Loop = Generator[Event | Batch | Effect[Any], Any, T]
 
 
 def ask(effect: Effect[T]) -> Loop[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,13 +20,14 @@ from allm.data.requests import Request
 from allm.data.responses import Response, Usage
 from allm.errors import raised
 from allm.folds import RunFold
-from allm.loops.effects import CloseBody, Loop, ask
+from allm.loops.effects import Batch, CloseBody, Loop, ask
 from allm.loops.exchange import Source, cut_short, retried, source_of
 from allm.loops.plan import Plan
 
 Finish = Callable[[Response], Loop[Response]]
 
-_BEFORE_CONTENT = (UsageReported, RawChunk)
+_BEFORE_CONTENT = frozenset({MessageStarted, UsageReported, RawChunk})
+_ENDS = (MessageCompleted, StreamFailed)
 MAX_PAUSES = 16  # how often one turn is continued after the provider paused it
 
 
@@ -127,8 +129,7 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
     if meter is not None:
         meter.open()
     yield from source.open()
-    started = MessageStarted(None, request.model)
-    held: list[Event] = []
+    held: list[Event] = [MessageStarted(None, request.model)]
     progress = True
     while True:
         events = yield from source.more(progress)
@@ -139,37 +140,44 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
             from allm.prices import with_costs
 
             events = with_costs(events, plan.price)
-        for event in events:
-            kind = type(event)
-            if not source.committed and kind is not StreamFailed:
-                if kind is MessageStarted:
-                    started = event  # type: ignore[assignment]
-                    continue
-                if kind in _BEFORE_CONTENT:
-                    held.append(event)
-                    continue
-                source.committed = True
-                for early in (started, *held) if hop.number == 1 else held:
-                    shown = hop.shifted(early)
-                    fold.add(shown)
-                    yield shown
-            if kind is MessageCompleted:
-                ended: Response = event.response  # type: ignore[union-attr]
-                if ended.error is not None:  # an in-process adapter's own way to fail
-                    raise raised(ended.error)
-                if meter is not None:
-                    meter.count(events)
-                    meter.close(ended.usage)
-                yield from ask(CloseBody(whole=True))
-                return ended
-            if kind is StreamFailed:
-                raise raised(event.error)  # type: ignore[union-attr]
-            if hop.number > 1:
-                event = hop.shifted(event)
-            fold.add(event)
-            yield event
+        ended = events[-1] if events and type(events[-1]) in _ENDS else None
+        shown = events if ended is None else events[:-1]
+        if not source.committed:
+            held += shown
+            content = not _BEFORE_CONTENT.issuperset(map(type, shown))
+            source.committed = content or type(ended) is MessageCompleted
+            shown = (yield from _begun(held, fold, hop)) if source.committed else []
+        if shown:
+            shown = shown if hop.number == 1 else [hop.shifted(event) for event in shown]
+            yield Batch(shown, fold.follow(shown))
+            fold.settle()
+        if ended is not None:
+            return (yield from _ended(plan, ended, events))
         if meter is not None:
             yield from meter.watched(events, source.committed)
+
+
+def _begun(held: list[Event], fold: RunFold, hop: _Hop) -> Loop[list[Event]]:
+    """What was held back until there was content, without the message's start: that comes first, once."""
+    started = [event for event in held if type(event) is MessageStarted]
+    if hop.number == 1:
+        fold.add(started[-1])
+        yield started[-1]
+    return [event for event in held if type(event) is not MessageStarted]
+
+
+def _ended(plan: Plan, last: Any, events: list[Event]) -> Loop[Response]:
+    """How the answer ended, by its last event; a failure raises."""
+    if type(last) is StreamFailed:
+        raise raised(last.error)
+    ended: Response = last.response
+    if ended.error is not None:  # an in-process adapter's own way to fail
+        raise raised(ended.error)
+    if plan.meter is not None:
+        plan.meter.count(events)
+        plan.meter.close(ended.usage)
+    yield from ask(CloseBody(whole=True))
+    return ended
 
 
 def _completed(

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from allm import providers
 from allm.data.content import ImagePart
+from allm.data.events import RawChunk, TextDelta, ToolCallDelta
 from allm.data.messages import Message, Thread, user
 from allm.data.requests import ModelRef, Request, ResponseFormat
 from allm.data.responses import StepResult
@@ -59,8 +60,14 @@ class View(Struct, frozen=True):
     raise_on_error: bool = True
 
     @property
-    def filters(self) -> bool:
-        return not (self.emit_text_deltas and self.emit_tool_deltas and self.include_raw_chunks)
+    def hidden(self) -> frozenset[type[Any]]:
+        """The kinds of events that are not shown."""
+        shown: dict[type[Any], bool] = {
+            TextDelta: self.emit_text_deltas,
+            ToolCallDelta: self.emit_tool_deltas,
+            RawChunk: self.include_raw_chunks,
+        }
+        return frozenset([kind for kind, wanted in shown.items() if not wanted])
 
 
 class Plan(Struct, frozen=True, kw_only=True):
