@@ -13,6 +13,7 @@ from allm.errors import ValidationError
 
 MAX_DEPTH = 100
 _LOW, _HIGH = -(2**63), 2**64 - 1
+_ATOMS = (str, type(None), bool)
 
 
 def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
@@ -21,7 +22,7 @@ def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
     Raises `ValidationError` with the path of the first value that JSON cannot hold.
     """
     kind = type(value)
-    if kind is str or value is None or kind is bool:
+    if kind in _ATOMS:
         return value
     if kind is int:
         if _LOW <= value <= _HIGH:
@@ -33,9 +34,12 @@ def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
         raise ValidationError.of("not a JSON value", (path, "not_a_finite_number"))
     if depth >= MAX_DEPTH:
         raise ValidationError.of("not a JSON value", (path, "nested_too_deeply"))
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         result: dict[str, Any] = {}
         for key, item in value.items():
+            if type(key) is str and (type(item) in _ATOMS or (type(item) is int and _LOW <= item <= _HIGH)):
+                result[key] = item  # nearly all are these: no path is made for them
+                continue
             if not isinstance(key, str):
                 raise ValidationError.of("not a JSON value", (f"{path}.{key!r}", "key_not_a_string"))
             result[str(key)] = json_value(item, f"{path}.{key}" if path else str(key), depth + 1)

@@ -129,6 +129,7 @@ class WatchedPorts:
 
     def __init__(self, ports: Any, spans: Spans, ended: Callable[[], tuple[bool, ErrorInfo | None]]) -> None:
         self.effect = ports.effect
+        self.batch = ports.batch
         self.cancel = ports.cancel
         self._ports = ports
         self._spans = spans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from msgspec.structs import replace
@@ -13,6 +14,29 @@ from allm.limits import Timeouts
 FRAME_SECONDS = 0.05
 """How long the end of the connection's frame is awaited after a complete answer: a new connection costs
 more than that."""
+
+
+class StopFlag:
+    """Whether a run is to stop. Any thread may set it; the one that drives the run may wait for it."""
+
+    __slots__ = ("_event", "_set")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._event: threading.Event | None = None  # made for the first wait: most runs never wait
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        if self._event is not None:
+            self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it was set within these seconds."""
+        self._event = self._event or threading.Event()
+        return self._set or self._event.wait(seconds)
 
 
 class Pace:

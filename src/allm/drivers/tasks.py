@@ -16,7 +16,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from allm.data.events import Event
-from allm.drivers.pace import FRAME_SECONDS, Pace, least
+from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed, routed
 from allm.drivers.toolwork import ToolWork, awaited, start_beside
 from allm.errors import AllmError, CancelledError, ConfigurationError
@@ -59,7 +59,7 @@ class TaskPorts:
         self.kit = kit
         self.pace = Pace(plan.timeouts)
         self.began = time.monotonic()
-        self.stopped = threading.Event()
+        self.stopped = StopFlag()
         self.body: AsyncBody | None = None
         self.interrupt: Callable[[], None] = _nothing
         self.events: Iterator[Event] | AsyncIterator[Event] | None = None

@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from allm.data.events import Event
-from allm.drivers.pace import FRAME_SECONDS, Pace, least
+from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.toolwork import Put, ToolWork, awaited, start_beside
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.keys import KeyRing, missing_key
@@ -57,7 +57,7 @@ class ThreadPorts:
         self.ring = ring
         self.pace = Pace(plan.timeouts)
         self.began = time.monotonic()
-        self.stopped = threading.Event()
+        self.stopped = StopFlag()
         self.body: Body | None = None
         self.opening: Any = None
         self.events: Iterator[Event] | None = None
