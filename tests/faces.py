@@ -194,6 +194,20 @@ class TrioFace(AwaitedFace):
 FACES = (Face(), AsyncioFace(), TrioFace())
 
 
+class Way(NamedTuple):
+    """A face, and the transport under it by name."""
+
+    face: Face
+    transport: str
+
+    def __str__(self) -> str:
+        return f"{self.face.name}-{self.transport}"
+
+
+WAYS = (*(Way(face, "httpx2") for face in FACES), *(Way(face, "httptools") for face in FACES[:2]))
+"""Every transport of the library on every face that it serves."""
+
+
 def _error(work: Callable[[], Any]) -> allm.AllmError | None:
     try:
         work()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
 import allm
-from tests.faces import PATIENCE, Face
+from tests.faces import PATIENCE, WAYS, Way, no_threads_left
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
@@ -72,19 +73,26 @@ class Server:
         return True
 
 
-def engine_at(server: Server) -> allm.Engine:
-    return allm.Engine("compatible:m", base_url=server.url, retry=False)
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    with no_threads_left():
+        yield request.param
+        allm.close()
 
 
-def calls(face: Face, engine: allm.Engine, times: int) -> list[str]:
+def engine_at(server: Server, way: Way) -> allm.Engine:
+    return allm.Engine("compatible:m", base_url=server.url, retry=False, transport=way.transport)
+
+
+def calls(way: Way, engine: allm.Engine, times: int) -> list[str]:
     """Several calls in one run of the face's loop, which owns the connections."""
-    if face.name == "blocking":
+    if way.face.name == "blocking":
         return [allm.generate(engine, "Hi").text for _ in range(times)]
 
     async def work() -> list[str]:
         return [(await allm.aio.generate(engine, "Hi")).text for _ in range(times)]
 
-    return face.run(work)  # type: ignore[attr-defined, no-any-return]
+    return way.face.run(work)  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -92,23 +100,23 @@ def calls(face: Face, engine: allm.Engine, times: int) -> list[str]:
     [(HEAD + framed(CHUNK) + framed(DONE) + END,), (HEAD, framed(CHUNK), framed(DONE), END)],
     ids=["together", "apart"],
 )
-def test_the_connection_of_a_whole_answer_serves_again(face: Face, pieces: tuple[bytes, ...]) -> None:
+def test_the_connection_of_a_whole_answer_serves_again(way: Way, pieces: tuple[bytes, ...]) -> None:
     with Server(*pieces) as server:
-        assert calls(face, engine_at(server), 4) == ["Hi"] * 4
+        assert calls(way, engine_at(server, way), 4) == ["Hi"] * 4
         assert server.connections == 1
 
 
-def test_an_answer_is_whole_though_its_connection_stays_open(face: Face) -> None:
+def test_an_answer_is_whole_though_its_connection_stays_open(way: Way) -> None:
     with Server(HEAD + framed(CHUNK) + framed(DONE)) as server:
-        assert calls(face, engine_at(server), 2) == ["Hi"] * 2
+        assert calls(way, engine_at(server, way), 2) == ["Hi"] * 2
         assert server.connections == 2
         assert server.let_go.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("pieces", [(), (HEAD,)], ids=["before_the_headers", "after_the_headers"])
-def test_cancel_ends_a_wait_for_the_network(face: Face, pieces: tuple[bytes, ...]) -> None:
+def test_cancel_ends_a_wait_for_the_network(way: Way, pieces: tuple[bytes, ...]) -> None:
     with Server(*pieces) as server:
-        stream = face.make("stream", engine_at(server), "Hi")
+        stream = way.face.make("stream", engine_at(server, way), "Hi")
 
         def cancel() -> None:
             server.answered.wait(PATIENCE)
@@ -117,6 +125,6 @@ def test_cancel_ends_a_wait_for_the_network(face: Face, pieces: tuple[bytes, ...
         other = threading.Thread(target=cancel)
         other.start()
         with pytest.raises(allm.CancelledError):
-            face.result(stream)
+            way.face.result(stream)
         other.join(PATIENCE)
         assert server.let_go.wait(PATIENCE)

@@ -1,15 +1,15 @@
-"""What a server can do wrong, in all four dialects and on all faces: answers, framing, types, statuses."""
+"""What a server can do wrong, in all four dialects, on all faces and over all transports: answers, framing,
+types, statuses."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import trio
 
 import allm
+from tests.faces import WAYS, Way
 from tests.fault_support import expectation, load, verdicts
 from tests.four_dialects import DIALECTS, Dialect
 
@@ -36,8 +36,8 @@ def faults() -> Iterator[Any]:
         yield running
 
 
-def engine_for(faults: Any, dialect: Dialect, scenario: dict[str, Any], mode: str, face: str) -> allm.Engine:
-    run = f"{scenario['name']}-{dialect.name}-{mode}-{face}"
+def engine_for(faults: Any, dialect: Dialect, scenario: dict[str, Any], mode: str, way: Way) -> allm.Engine:
+    run = f"{scenario['name']}-{dialect.name}-{mode}-{way}"
     endless = scenario["expect"] == "bounded" or scenario["name"] == "s500_stall_body"
     return dialect.engine(
         faults.url(scenario["name"], run),
@@ -46,6 +46,7 @@ def engine_for(faults: Any, dialect: Dialect, scenario: dict[str, Any], mode: st
         retry=False,
         timeouts=SHORT if endless else allm.Timeouts(idle=20.0),
         limits=SMALL if endless else allm.Limits(),
+        transport=way.transport,
     )
 
 
@@ -55,20 +56,13 @@ def weather(city: str, days: int) -> str:
     return "sunny"
 
 
-@pytest.mark.parametrize("face", ["blocking", "asyncio", "trio"])
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize(("dialect", "scenario", "mode"), CASES)
-def test_scenario(faults: Any, dialect: Dialect, scenario: dict[str, Any], mode: str, face: str) -> None:
-    engine = engine_for(faults, dialect, scenario, mode, face)
-
-    async def awaited() -> allm.Response:
-        return await allm.aio.generate(engine, "Hi", api_key="test-key")
-
+def test_scenario(faults: Any, dialect: Dialect, scenario: dict[str, Any], mode: str, way: Way) -> None:
+    engine = engine_for(faults, dialect, scenario, mode, way)
     result: allm.Response | allm.AllmError
     try:
-        if face == "blocking":
-            result = allm.generate(engine, "Hi", api_key="test-key")
-        else:
-            result = asyncio.run(awaited()) if face == "asyncio" else trio.run(awaited)
+        result = way.face.generate(engine, "Hi", api_key="test-key")
     except allm.AllmError as error:
         result = error
     found, expected = verdicts(server, dialect.name, scenario, result), expectation(scenario)

@@ -20,13 +20,9 @@ import pytest
 import trio
 
 from allm.drivers import http
-from allm.drivers.http import (
-    AsyncHttpTransport,
-    HttpSettings,
-    HttpTransport,
-    async_transport_for,
-    transport_for,
-)
+from allm.drivers.http import HttpSettings, async_transport_for, codings, transport_for
+from allm.drivers.http.awaited import AsyncHttpTransport
+from allm.drivers.http.blocking import HttpTransport
 from allm.errors import (
     AllmError,
     CancelledError,
@@ -173,8 +169,8 @@ def post(url: str, body: bytes = b"{}") -> HttpRequest:
     return HttpRequest(url=url, body=body, headers={"content-type": "application/json"})
 
 
-def blocking(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) -> bytes:
-    body = transport_for(settings).open(request, timeouts, KEY)
+def blocking(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings, kind: str = "httpx2") -> bytes:
+    body = transport_for(settings, kind).open(request, timeouts, KEY)
     try:
         whole = b""
         while data := body.read(timeouts.idle):
@@ -184,8 +180,10 @@ def blocking(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) -
         body.close()
 
 
-async def awaited(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) -> bytes:
-    body = await async_transport_for(settings).open(request, timeouts, KEY)
+async def awaited(
+    request: HttpRequest, timeouts: Timeouts, settings: HttpSettings, kind: str = "httpx2"
+) -> bytes:
+    body = await async_transport_for(settings, kind).open(request, timeouts, KEY)
     try:
         whole = b""
         while data := await body.read(timeouts.idle):
@@ -203,9 +201,25 @@ def on_trio(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) ->
     return trio.run(awaited, request, timeouts, settings)
 
 
-FACES = [blocking, on_asyncio, on_trio]
+def fast_blocking(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) -> bytes:
+    return blocking(request, timeouts, settings, "httptools")
+
+
+def fast_asyncio(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) -> bytes:
+    return asyncio.run(awaited(request, timeouts, settings, "httptools"))
+
+
+FACES = [blocking, on_asyncio, on_trio, fast_blocking, fast_asyncio]
+KINDS = ["httpx2", "httptools"]
 Face = Callable[[HttpRequest, Timeouts, HttpSettings], bytes]
 faces = pytest.mark.parametrize("face", FACES)
+kinds = pytest.mark.parametrize("kind", KINDS)
+RUNS = [
+    pytest.param(asyncio.run, "httpx2", id="asyncio"),
+    pytest.param(lambda made: trio.run(lambda: made), "httpx2", id="trio"),
+    pytest.param(asyncio.run, "httptools", id="fast_asyncio"),
+]
+runs = pytest.mark.parametrize(("run", "kind"), RUNS)
 
 
 def failure(face: Face, url: str, timeouts: Timeouts = EASY, body: bytes = b"{}") -> AllmError:
@@ -249,13 +263,14 @@ def test_compressed_bodies(face: Face, coding: str) -> None:
         assert face(post(server.url), EASY, NO_ENV) == text
 
 
-def test_a_bomb_comes_in_bounded_pieces() -> None:
+@kinds
+def test_a_bomb_comes_in_bounded_pieces(kind: str) -> None:
     packed = gzip.compress(bytes(30_000_000))
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
     with serving(answering(head + packed)) as server:
-        body = transport_for(NO_ENV).open(post(server.url), EASY)
+        body = transport_for(NO_ENV, kind).open(post(server.url), EASY)
         for _ in range(20):
-            assert 0 < len(body.read(20)) <= http.PIECE
+            assert 0 < len(body.read(20)) <= codings.PIECE
         body.close()
         until(lambda: server.gone == 1)
 
@@ -396,12 +411,13 @@ def test_headers_that_cannot_be_sent() -> None:
 # ---- keeping connections ---------------------------------------------------------------------------
 
 
-def test_connections_are_kept_and_bounded() -> None:
+@kinds
+def test_connections_are_kept_and_bounded(kind: str) -> None:
     with serving(answering(OK)) as server:
         for _ in range(5):
-            assert blocking(post(server.url), EASY, NO_ENV) == b"hello"
+            assert blocking(post(server.url), EASY, NO_ENV, kind) == b"hello"
         assert len(server.peers) == 1
-        small = HttpTransport(HttpSettings(trust_env=False, max_keepalive=2))
+        small = HttpTransport(HttpSettings(trust_env=False, max_keepalive=2), http._dial(kind))
         bodies = [small.open(post(server.url), EASY) for _ in range(6)]
         for body in bodies:
             while body.read(20):
@@ -411,10 +427,11 @@ def test_connections_are_kept_and_bounded() -> None:
         until(lambda: server.gone == 6)
 
 
-def test_bytes_after_an_answer_do_not_become_the_next() -> None:
+@kinds
+def test_bytes_after_an_answer_do_not_become_the_next(kind: str) -> None:
     with serving(answering(OK + OK.replace(b"hello", b"wrong"))) as server:
         for _ in range(3):
-            assert blocking(post(server.url), EASY, NO_ENV) == b"hello"
+            assert blocking(post(server.url), EASY, NO_ENV, kind) == b"hello"
         assert len(server.peers) == 3
 
 
@@ -425,32 +442,34 @@ def dying(peer: socket.socket, server: Server) -> None:
     server.ask(peer)
 
 
-def test_a_stale_connection_is_replaced_once() -> None:
+@kinds
+def test_a_stale_connection_is_replaced_once(kind: str) -> None:
     with serving(dying) as server:
         for _ in range(3):
-            assert blocking(post(server.url), EASY, NO_ENV) == b"hello"
+            assert blocking(post(server.url), EASY, NO_ENV, kind) == b"hello"
         assert len(server.peers) == 3
 
 
-@pytest.mark.parametrize("run", [asyncio.run, lambda made: trio.run(lambda: made)])
-def test_a_stale_connection_is_replaced_once_awaited(run: Callable[[Any], Any]) -> None:
+@runs
+def test_a_stale_connection_is_replaced_once_awaited(run: Callable[[Any], Any], kind: str) -> None:
     async def main(server: Server) -> None:
         for _ in range(3):
-            assert await awaited(post(server.url), EASY, NO_ENV) == b"hello"
+            assert await awaited(post(server.url), EASY, NO_ENV, kind) == b"hello"
 
     with serving(dying) as server:
         run(main(server))
         assert len(server.peers) == 3
 
 
-def test_64_threads_share_one_transport() -> None:
+@kinds
+def test_64_threads_share_one_transport(kind: str) -> None:
     before = descriptors()
     failures: list[BaseException] = []
 
     def work(url: str) -> None:
         try:
             for _ in range(10):
-                assert blocking(post(url), EASY, NO_ENV) == b"hello"
+                assert blocking(post(url), EASY, NO_ENV, kind) == b"hello"
         except BaseException as exc:
             failures.append(exc)
 
@@ -483,10 +502,11 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[BaseExcep
     return thread, raised
 
 
-def test_closing_an_unfinished_body_closes_the_connection() -> None:
+@kinds
+def test_closing_an_unfinished_body_closes_the_connection(kind: str) -> None:
     before = descriptors()
     with serving(answering(OPEN_ENDED, hold=True)) as server:
-        body = transport_for(NO_ENV).open(post(server.url), EASY)
+        body = transport_for(NO_ENV, kind).open(post(server.url), EASY)
         assert body.read(20) == b"hello"
         body.close()
         until(lambda: server.gone == 1)
@@ -494,9 +514,10 @@ def test_closing_an_unfinished_body_closes_the_connection() -> None:
     until(lambda: descriptors() <= before)
 
 
-def test_cancel_ends_a_waiting_read() -> None:
+@kinds
+def test_cancel_ends_a_waiting_read(kind: str) -> None:
     with serving(answering(OPEN_ENDED, hold=True)) as server:
-        body = transport_for(NO_ENV).open(post(server.url), EASY)
+        body = transport_for(NO_ENV, kind).open(post(server.url), EASY)
         assert body.read(20) == b"hello"
         thread, raised = in_thread(lambda: body.read(None))
         time.sleep(0.02)
@@ -508,10 +529,11 @@ def test_cancel_ends_a_waiting_read() -> None:
             body.read(1)
 
 
-def test_cancel_ends_an_open_that_waits_for_headers() -> None:
+@kinds
+def test_cancel_ends_an_open_that_waits_for_headers(kind: str) -> None:
     cancels: list[Callable[[], None]] = []
     with serving(answering(b"", hold=True)) as server:
-        transport = transport_for(NO_ENV)
+        transport = transport_for(NO_ENV, kind)
         thread, raised = in_thread(lambda: transport.open(post(server.url), EASY, KEY, cancels.append))
         until(lambda: server.seen)
         cancels[0]()
@@ -520,16 +542,17 @@ def test_cancel_ends_an_open_that_waits_for_headers() -> None:
         until(lambda: server.gone == 1)
 
 
-def test_cancel_before_the_connection_and_after_the_end() -> None:
+@kinds
+def test_cancel_before_the_connection_and_after_the_end(kind: str) -> None:
     with serving(answering(OK)) as server:
-        transport = transport_for(NO_ENV)
+        transport = transport_for(NO_ENV, kind)
         with pytest.raises(CancelledError):
             transport.open(post(server.url), EASY, KEY, lambda cancel: cancel())
         body = transport.open(post(server.url), EASY)
         assert body.read(20) == b"hello"
         assert body.read(20) == b""
         body.cancel()
-        assert blocking(post(server.url), EASY, NO_ENV) == b"hello"
+        assert blocking(post(server.url), EASY, NO_ENV, kind) == b"hello"
 
 
 @contextmanager
@@ -562,10 +585,11 @@ def test_connecting_is_bounded(face: Face) -> None:
 
 
 @linux
-def test_cancel_ends_a_connect() -> None:
+@kinds
+def test_cancel_ends_a_connect(kind: str) -> None:
     cancels: list[Callable[[], None]] = []
     with full_backlog() as url:
-        transport = transport_for(NO_ENV)
+        transport = transport_for(NO_ENV, kind)
         thread, raised = in_thread(lambda: transport.open(post(url), EASY, None, cancels.append))
         until(lambda: cancels)
         time.sleep(0.02)
@@ -575,10 +599,11 @@ def test_cancel_ends_a_connect() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", OPEN_ENDED])
-def test_a_cancelled_asyncio_task_closes_its_socket(sent: bytes) -> None:
+@kinds
+def test_a_cancelled_asyncio_task_closes_its_socket(sent: bytes, kind: str) -> None:
     async def main(server: Server) -> None:
         tasks = asyncio.all_tasks()
-        task = asyncio.create_task(awaited(post(server.url), EASY, NO_ENV))
+        task = asyncio.create_task(awaited(post(server.url), EASY, NO_ENV, kind))
         await asyncio.to_thread(until, lambda: server.seen)
         await asyncio.sleep(0.05)
         task.cancel()
@@ -611,9 +636,10 @@ def test_a_cancelled_trio_task_closes_its_socket(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("steps", range(16))
-def test_cancelled_at_each_turn_of_the_loop(steps: int) -> None:
+@kinds
+def test_cancelled_at_each_turn_of_the_loop(steps: int, kind: str) -> None:
     async def main(server: Server) -> None:
-        task = asyncio.create_task(awaited(post(server.url), EASY, NO_ENV))
+        task = asyncio.create_task(awaited(post(server.url), EASY, NO_ENV, kind))
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
@@ -627,11 +653,11 @@ def test_cancelled_at_each_turn_of_the_loop(steps: int) -> None:
     until(lambda: descriptors() <= before)
 
 
-@pytest.mark.parametrize("run", [asyncio.run, lambda made: trio.run(lambda: made)])
-def test_aclose_of_an_unfinished_body(run: Callable[[Any], Any]) -> None:
+@runs
+def test_aclose_of_an_unfinished_body(run: Callable[[Any], Any], kind: str) -> None:
     async def main(server: Server) -> None:
         for reads in (0, 1):
-            body = await async_transport_for(NO_ENV).open(post(server.url), EASY)
+            body = await async_transport_for(NO_ENV, kind).open(post(server.url), EASY)
             for _ in range(reads):
                 assert await body.read(20) == b"hello"
             await body.aclose()
@@ -648,7 +674,7 @@ def test_aclose_of_an_unfinished_body(run: Callable[[Any], Any]) -> None:
 # ---- loops and processes ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("face", [on_asyncio, on_trio])
+@pytest.mark.parametrize("face", [on_asyncio, on_trio, fast_asyncio])
 def test_ten_loops_leave_nothing_open(face: Face) -> None:
     with serving(answering(OK)) as server:
         before = descriptors()
@@ -659,10 +685,11 @@ def test_ten_loops_leave_nothing_open(face: Face) -> None:
         assert descriptors() <= before
 
 
-def test_a_loop_closed_by_hand_is_swept() -> None:
+@kinds
+def test_a_loop_closed_by_hand_is_swept(kind: str) -> None:
     with serving(answering(OK)) as server:
         loop = asyncio.new_event_loop()
-        assert loop.run_until_complete(awaited(post(server.url), EASY, NO_ENV)) == b"hello"
+        assert loop.run_until_complete(awaited(post(server.url), EASY, NO_ENV, kind)) == b"hello"
         loop.close()
         assert http._HOMES
         http.close()
@@ -670,59 +697,62 @@ def test_a_loop_closed_by_hand_is_swept() -> None:
         until(lambda: server.gone == 1)
 
 
-def test_close_reaches_a_loop_that_rests_and_one_that_runs() -> None:
+@kinds
+def test_close_reaches_a_loop_that_rests_and_one_that_runs(kind: str) -> None:
     with serving(answering(OK)) as server:
         loop = asyncio.new_event_loop()
-        loop.run_until_complete(awaited(post(server.url), EASY, NO_ENV))
+        loop.run_until_complete(awaited(post(server.url), EASY, NO_ENV, kind))
         http.close()
         until(lambda: server.gone == 1)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
         async def main() -> None:
-            await awaited(post(server.url), EASY, NO_ENV)
+            await awaited(post(server.url), EASY, NO_ENV, kind)
             await asyncio.to_thread(http.close)
             await asyncio.to_thread(until, lambda: server.gone == 2)
-            await awaited(post(server.url), EASY, NO_ENV)
+            await awaited(post(server.url), EASY, NO_ENV, kind)
             await http.aclose()
             await asyncio.to_thread(until, lambda: server.gone == 3)
-            assert await awaited(post(server.url), EASY, NO_ENV) == b"hello"
+            assert await awaited(post(server.url), EASY, NO_ENV, kind) == b"hello"
 
         asyncio.run(main())
 
 
-def test_loops_do_not_share_and_settings_do_not_mix() -> None:
+@kinds
+def test_loops_do_not_share_and_settings_do_not_mix(kind: str) -> None:
     async def both() -> tuple[AsyncHttpTransport, AsyncHttpTransport]:
-        return async_transport_for(NO_ENV), async_transport_for(NO_ENV)
+        return async_transport_for(NO_ENV, kind), async_transport_for(NO_ENV, kind)
 
     first, again = asyncio.run(both())
     assert first is again
     assert asyncio.run(both())[0] is not first
-    assert transport_for(NO_ENV) is transport_for(HttpSettings(trust_env=False))
-    assert transport_for(NO_ENV) is not transport_for(HttpSettings())
+    assert transport_for(NO_ENV, kind) is transport_for(HttpSettings(trust_env=False), kind)
+    assert transport_for(NO_ENV, kind) is not transport_for(HttpSettings(), kind)
     with pytest.raises(RuntimeError):
-        async_transport_for(NO_ENV)
+        async_transport_for(NO_ENV, kind)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_has_its_own_connections() -> None:
+@kinds
+def test_a_child_has_its_own_connections(kind: str) -> None:
     with serving(answering(OK)) as server:
-        parent = transport_for(NO_ENV)
-        assert blocking(post(server.url), EASY, NO_ENV) == b"hello"
+        parent = transport_for(NO_ENV, kind)
+        assert blocking(post(server.url), EASY, NO_ENV, kind) == b"hello"
         parent._lock.acquire()  # as if another thread had held it
         child = os.fork()
         if child == 0:
             code = 1
             with suppress(BaseException):
-                fresh = transport_for(NO_ENV) is not parent
-                code = 0 if fresh and blocking(post(server.url), EASY, NO_ENV) == b"hello" else 2
+                fresh = transport_for(NO_ENV, kind) is not parent
+                code = 0 if fresh and blocking(post(server.url), EASY, NO_ENV, kind) == b"hello" else 2
                 parent.open(post(server.url), EASY).close()
             os._exit(code)
         parent._lock.release()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         peers = len(server.peers)
-        assert blocking(post(server.url), EASY, NO_ENV) == b"hello"
+        assert blocking(post(server.url), EASY, NO_ENV, kind) == b"hello"
         assert len(server.peers) == peers  # the parent's connection lives on
 
 
@@ -841,11 +871,12 @@ def test_tls(faults: Any, face: Face, scenario: str) -> None:
     assert outcome(face, post(url, CHAT), settings) in TLS[scenario]
 
 
-def test_cancel_over_tls(faults: Any) -> None:
+@kinds
+def test_cancel_over_tls(faults: Any, kind: str) -> None:
     folder = faults._srv.cert_dir
     if not folder:
         pytest.skip("no certificates can be made here")
-    transport = transport_for(HttpSettings(verify=f"{folder}/ca.pem", trust_env=False))
+    transport = transport_for(HttpSettings(verify=f"{folder}/ca.pem", trust_env=False), kind)
     cancels: list[Callable[[], None]] = []
     url = faults.url("tls_stall", "tls-cancel")
     thread, raised = in_thread(lambda: transport.open(post(url), EASY, None, cancels.append))

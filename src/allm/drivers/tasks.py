@@ -19,7 +19,8 @@ from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed, routed
 from allm.drivers.toolwork import ToolWork, awaited, start_beside
-from allm.errors import AllmError, CancelledError, ConfigurationError
+from allm.drivers.transports import transport_of
+from allm.errors import AllmError, CancelledError
 from allm.keys import KeyRing
 from allm.loops.effects import (
     Batch,
@@ -87,7 +88,8 @@ class TaskPorts:
             key = (key[0], await key[1])
         header = finished_key(request, key)
         opened = await self.kit.interruptible(
-            lambda: self._transport(plan).open(request, timeouts, header), self._opening
+            lambda: transport_of(plan.engine.transport, "awaited").open(request, timeouts, header),
+            self._opening,
         )
         if opened is None:
             raise CancelledError("the stream was cancelled")
@@ -98,18 +100,6 @@ class TaskPorts:
         self.interrupt = interrupt
         if self.stopped.is_set():
             interrupt()
-
-    def _transport(self, plan: Plan) -> Any:
-        """The engine's own: an `AsyncTransport`, or what holds one as `awaited`; else the loop's."""
-        chosen = plan.engine.transport
-        if chosen is None or isinstance(chosen, str):
-            from allm.drivers.http import async_transport_for
-
-            return async_transport_for()
-        chosen = getattr(chosen, "awaited", chosen)
-        if not hasattr(chosen, "aclose"):
-            raise ConfigurationError("the engine's transport is a blocking one; use it without allm.aio")
-        return chosen
 
     async def _read_body(self, effect: ReadBody) -> bytes:
         assert self.body is not None

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.toolwork import Put, ToolWork, awaited, start_beside
+from allm.drivers.transports import transport_of
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.keys import KeyRing, missing_key
 from allm.loops.effects import (
@@ -78,7 +79,7 @@ class ThreadPorts:
         self._close_body(None)
         timeouts = self.pace.opening(effect.timeouts)
         plan, ring = routed(self.plan, self.ring, effect.route)
-        transport = self._transport(plan)
+        transport = transport_of(plan.engine.transport, "blocking")
         request = keyed(plan, effect.request)
         key = key_header(ring, request)
         if key is not None and not isinstance(key[1], str):
@@ -94,18 +95,6 @@ class ThreadPorts:
         self.opening = cancel
         if self.stopped.is_set():
             cancel()
-
-    def _transport(self, plan: Plan) -> Any:
-        """The engine's own: a `Transport`, or what holds one as `blocking`; else the process's."""
-        chosen = plan.engine.transport
-        if chosen is None or isinstance(chosen, str):
-            from allm.drivers.http import transport_for
-
-            return transport_for()
-        chosen = getattr(chosen, "blocking", chosen)
-        if hasattr(chosen, "aclose"):
-            raise ConfigurationError("the engine's transport is an awaited one; use it with allm.aio")
-        return chosen
 
     def _read_body(self, effect: ReadBody) -> bytes:
         assert self.body is not None

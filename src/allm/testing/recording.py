@@ -21,6 +21,7 @@ import msgspec
 from msgspec import UNSET
 
 from allm.data.failure import ErrorInfo
+from allm.drivers.transports import transport_of
 from allm.errors import ConfigurationError, TransportError
 from allm.limits import Timeouts
 from allm.ports import AsyncBody, Body, HttpHead, HttpRequest
@@ -129,15 +130,7 @@ class Recorder:
 
     def inner(self, face: str) -> Any:
         """The transport that does the work on this face."""
-        chosen = self._transport
-        if chosen is None or isinstance(chosen, str):
-            from allm.drivers.http import async_transport_for, transport_for
-
-            return async_transport_for() if face == "awaited" else transport_for()
-        chosen = getattr(chosen, face, chosen)
-        if hasattr(chosen, "aclose") != (face == "awaited"):
-            raise ConfigurationError(f"the transport under the recording cannot be used on the {face} face")
-        return chosen
+        return transport_of(self._transport, face)
 
 
 class _Recording:

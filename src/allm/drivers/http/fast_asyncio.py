@@ -1,0 +1,219 @@
+"""An asyncio connection whose answers httptools reads; the one of the extra `fast`.
+
+Bytes are parsed where they arrive. Whoever waits is woken once for all that a turn of the loop brought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+import httpcore2
+import httpx2
+
+from allm.drivers.http.awaited import abort
+from allm.drivers.http.calls import Call, failure
+from allm.drivers.http.messages import Target, Wire, head_of
+from allm.drivers.http.parsed import Answer, bytes_of
+from allm.drivers.http.routes import HttpSettings, tls_context
+from allm.drivers.http.sockets import WRITE
+from allm.ports import HttpHead
+
+AHEAD: Final = 256 * 1024  # bytes that may wait for their reader before the socket has to
+
+
+class LoopLine(asyncio.Protocol):
+    """A connection that needs no proxy, and the call that uses it now."""
+
+    def __init__(
+        self, settings: HttpSettings, target: Target, proxy: httpx2.Proxy | None, call: Call
+    ) -> None:
+        self.key = target.origin
+        self.call = call
+        self.since = 0.0
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._answer = Answer()
+        self._whole = True  # whether the request was sent to its end
+        self._unread = 0
+        self._paused = False
+        self._full = False  # the transport takes no more bytes for now
+        self._lost: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings = 0.0  # when the timer does
+
+    async def exchange(self, wire: Wire) -> HttpHead:
+        if self._transport is None:
+            await self._open(wire.target)
+        self._answer = answer = Answer()
+        await self._transmit(bytes_of(wire))
+        while not answer.opened:
+            if answer.fault or self._lost:
+                raise answer.fault or self._lost  # type: ignore[misc]
+            await self._wait()
+        return head_of(answer.status, answer.fields, wire.target)
+
+    async def more(self) -> bytes:
+        answer = self._answer
+        while not (data := answer.take()) and not answer.ended:
+            if self._lost is not None:
+                raise self._lost
+            await self._wait()
+        self._unread = 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def settle(self) -> bool:
+        return self._whole and self._answer.reusable and self.fit()
+
+    async def abandon(self) -> None:
+        """Nothing is left to end where the socket is closed."""
+
+    def fit(self) -> bool:
+        return self._lost is None and not self._transport.is_closing() and self._answer.reusable
+
+    def take(self, call: Call) -> None:
+        self.call = call
+        call.begin()
+
+    def kill(self) -> None:
+        """Close the socket at once; from the loop's own thread."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            abort(self._transport)
+        self._end(httpcore2.ReadError("closed here"))
+
+    async def _open(self, target: Target) -> None:
+        """Connect to the first address that answers; each gets its share of the time that is left."""
+        context = tls_context(self._settings) if target.secure else None
+        addresses = await self._addresses(target)
+        last: OSError | None = None
+        for position, (family, address) in enumerate(addresses):
+            rest = self.call.left()
+            try:
+                async with asyncio.timeout(None if rest is None else rest / (len(addresses) - position)):
+                    await self._loop.create_connection(
+                        lambda: self,
+                        address,
+                        target.port,
+                        family=family,
+                        ssl=context,
+                        server_hostname=target.bare if context else None,
+                    )
+                return
+            except ssl.SSLError:
+                raise
+            except OSError as exc:
+                last = exc
+        self.call.left()
+        raise httpcore2.ConnectError("no address answered") from last
+
+    async def _addresses(self, target: Target) -> list[tuple[int, str]]:
+        """Family and address of each; no thread is asked about what is an address already."""
+        with suppress(ValueError):
+            ipaddress.ip_address(target.bare)
+            return [(socket.AF_UNSPEC, target.bare)]
+        try:
+            async with asyncio.timeout(self.call.left()):
+                found = await self._loop.getaddrinfo(target.bare, target.port, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            raise failure("network_error", "the host name cannot be resolved", "connect") from None
+        return [(int(family), str(address[0])) for family, _, _, _, address in found]
+
+    async def _transmit(self, data: bytes) -> None:
+        call = self.call
+        for start in range(0, len(data), WRITE):
+            call.writing()
+            self._transport.write(data if len(data) <= WRITE else data[start : start + WRITE])
+            while self._full and self._lost is None and not self._answer.opened:
+                await self._wait()
+            if self._full:
+                self._whole = False  # a server may answer, and close, before it has read all
+                break
+        call.waiting()
+
+    async def _wait(self) -> None:
+        """Until something has come, by the call's deadline."""
+        self._watch(self.call.left())
+        self._waiter = waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _watch(self, rest: float | None) -> None:
+        """Have a timer ring by the deadline. One that rings earlier stays: it looks at the deadline anew,
+        which costs less than a timer for each wait."""
+        if rest is None:
+            return
+        moment = time.monotonic() + rest
+        if self._timer is not None and self._rings > moment:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._rings = moment
+            self._timer = self._loop.call_later(rest, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        waiter, deadline = self._waiter, self.call.deadline
+        if waiter is None or waiter.done() or deadline is None:
+            return
+        rest = deadline - time.monotonic()
+        if rest > 0:
+            self._watch(rest)
+        else:
+            waiter.set_exception(TimeoutError())
+
+    def _end(self, why: Exception) -> None:
+        if self._lost is None:
+            self._lost = why
+        self._wake()
+
+    # What the loop calls.
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        if self._lost is not None:
+            abort(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.call.received += len(data)
+        self._answer.feed(data)
+        self._unread += len(data)
+        if self._unread > AHEAD and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        self._answer.feed(b"")
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        lost = httpcore2.ReadError("the connection was lost")
+        lost.__cause__ = exc
+        self._end(lost)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._wake()

@@ -1,0 +1,53 @@
+"""A blocking connection whose answers httptools reads; the one of the extra `fast`."""
+
+from __future__ import annotations
+
+import httpcore2
+import httpx2
+
+from allm.drivers.http.calls import Call
+from allm.drivers.http.messages import Target, Wire, head_of
+from allm.drivers.http.parsed import Answer, bytes_of
+from allm.drivers.http.routes import HttpSettings, tls_context
+from allm.drivers.http.sockets import Line
+from allm.ports import HttpHead
+
+
+class ParsedLine(Line):
+    """A connection that needs no proxy."""
+
+    def __init__(
+        self, settings: HttpSettings, target: Target, proxy: httpx2.Proxy | None, call: Call
+    ) -> None:
+        super().__init__(target.origin, call, int(target.secure))
+        self._settings = settings
+        self._answer = Answer()
+        self._whole = True  # whether the request was sent to its end
+
+    def exchange(self, wire: Wire) -> HttpHead:
+        if self._sock is None:
+            self._open(wire.target)
+        self._answer = answer = Answer()
+        try:
+            self.transmit(bytes_of(wire))
+        except httpcore2.WriteError:
+            self._whole = False  # a server may answer, and close, before it has read all
+        while not answer.opened:
+            answer.feed(self.receive())
+            if answer.fault is not None and not answer.opened:
+                raise answer.fault
+        return head_of(answer.status, answer.fields, wire.target)
+
+    def more(self) -> bytes:
+        answer = self._answer
+        while not (data := answer.take()) and not answer.ended:
+            answer.feed(self.receive())
+        return data
+
+    def settle(self) -> bool:
+        return self._whole and self._answer.reusable
+
+    def _open(self, target: Target) -> None:
+        self.connect(target.bare, target.port)
+        if target.secure:
+            self.secure(tls_context(self._settings), target.bare)

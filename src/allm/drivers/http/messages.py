@@ -1,0 +1,116 @@
+"""A request as it goes on the wire, and the head of its answer."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+import urllib.parse
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import httpcore2
+import httpx2
+from msgspec import Struct
+
+from allm.drivers.http.calls import failure
+from allm.ports import HttpHead, HttpRequest
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+Fields = list[tuple[bytes, bytes]]
+
+
+class Target(Struct, frozen=True):
+    """Where a URL leads: `origin` is shown to people and keys the idle connections."""
+
+    url: Any
+    host: bytes
+    origin: str
+    bare: str
+
+    @property
+    def secure(self) -> bool:
+        return self.origin.startswith("https:")
+
+    @property
+    def port(self) -> int:
+        return self.url.port or (443 if self.secure else 80)
+
+
+class Wire(NamedTuple):
+    """A request ready to be sent: names and values of the fields are checked, the key is among them."""
+
+    method: str
+    target: Target
+    fields: Fields
+    body: bytes
+
+
+@functools.lru_cache(maxsize=128)
+def target_of(url: str) -> Target:
+    """Raises ConfigurationError; the message never shows the URL, which may hold a password."""
+    try:
+        parsed = httpx2.URL(url)
+        port = parsed.port
+    except (httpx2.InvalidURL, ValueError, TypeError):
+        raise failure("configuration", "the base URL cannot be parsed", "input") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise failure("configuration", "the base URL must be http:// or https:// and name a host", "input")
+    if parsed.userinfo:
+        raise failure("configuration", "the base URL must not hold a user or password", "input")
+    raw = httpcore2.URL(
+        scheme=parsed.raw_scheme, host=parsed.raw_host, port=port, target=parsed.raw_path or b"/"
+    )
+    origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
+    return Target(url=raw, host=parsed.netloc, origin=origin, bare=parsed.raw_host.decode("ascii"))
+
+
+def wire_of(request: HttpRequest, key: tuple[str, str] | None) -> Wire:
+    """Raises ValidationError for a header or the method, ConfigurationError for the URL and the key."""
+    target = target_of(request.url)
+    if not _TOKEN.fullmatch(request.method):
+        raise failure("invalid_input", f"method {request.method[:40]!r} cannot be sent", "input")
+    return Wire(request.method, target, _fields(request, target, key), request.body)
+
+
+def _fields(request: HttpRequest, target: Target, key: tuple[str, str] | None) -> Fields:
+    headers = {"host": target.host.decode("ascii"), "accept": "*/*", "accept-encoding": "gzip, deflate"}
+    headers |= {name.lower(): value for name, value in request.headers.items()}
+    headers.pop("transfer-encoding", None)
+    if request.body or request.method != "GET":
+        headers["content-length"] = str(len(request.body))
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name) or re.search(r"[\r\n\0]", value) or not value.isascii():
+            raise failure("invalid_input", f"header {name[:40]!r} cannot be sent", "input")
+    if key is not None:
+        if not _TOKEN.fullmatch(key[0]) or not (key[1].isascii() and key[1].isprintable()):
+            raise failure("configuration", "the API key holds characters no header can carry", "input")
+        headers[key[0].lower()] = key[1]
+    return [(name.encode("ascii"), value.strip().encode("ascii")) for name, value in headers.items()]
+
+
+def head_of(status: int, fields: Iterable[tuple[bytes, bytes]], target: Target) -> HttpHead:
+    """The head of an answer. Raises RedirectRefusedError for 3xx."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in fields:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if "date" not in headers:  # decoders have no clock, and some need the time
+        headers["date"] = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+    head = HttpHead(status=status, headers=headers)
+    _refuse_redirect(head, target)
+    return head
+
+
+def _refuse_redirect(head: HttpHead, target: Target) -> None:
+    """Of the new address the error shows scheme, host and port."""
+    if not 300 <= head.status < 400:
+        return
+    where = "an address that cannot be read"
+    with suppress(ValueError):
+        there = urllib.parse.urlsplit(urllib.parse.urljoin(target.origin, head.headers.get("location", "")))
+        port = f":{there.port}" if there.port else ""
+        where = f"{there.scheme}://{there.hostname or ''}{port}"[:200]
+    message = f"{target.origin} answered with a redirect to {where}; redirects are not followed"
+    raise failure("redirect_refused", message, "response", status=head.status)
