@@ -1,1 +1,1 @@
-"""The library under measurement, with the methods that `ours.Client` says; `ours_fast` stands on the extra `fast`."""
+"""The library as the harness calls it: `ours` on the default transport, `ours_fast` on the extra `fast`."""

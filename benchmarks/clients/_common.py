@@ -1,4 +1,4 @@
-"""What is asked where the measurements run without the shared harness, which brings its own file of this name."""
+"""What is asked without the shared harness, which brings its own file of this name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {"file": {"type": "string"}, "rows": {"type": "array", "items": {"type": "object"}}},
 }
-_SENTENCE: Final = "The river rose in the night, and by the morning the lower meadows stood under brown water. "
+_SENTENCE: Final = "The river rose in the night, and by the morning the meadows stood under brown water. "
 
 
 def add(a: int, b: int) -> str:

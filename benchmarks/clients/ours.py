@@ -20,7 +20,7 @@ from ._common import KEY, MODEL, PROMPT, ROWS_SCHEMA, add, plain
 
 VENV = "allm"
 PROTOS = ("chat", "resp", "anth", "gem")
-IMPORT = "import allm; from allm import stream; from allm.aio import stream; allm.Engine('openai:gpt-4.1-mini')"
+IMPORT = "import allm; allm.stream(allm.Engine('openai:gpt-4.1-mini'), 'x', api_key='x')"
 NEUTRAL = True
 NOTE = "the default transport"
 

@@ -4,6 +4,6 @@ from .ours import Client as Client
 
 VENV = "allm_fast"
 PROTOS = ("chat", "resp", "anth", "gem")
-IMPORT = "import allm; from allm import stream; from allm.aio import stream; allm.Engine('openai:gpt-4.1-mini')"
+IMPORT = "import allm; allm.stream(allm.Engine('openai:gpt-4.1-mini'), 'x', api_key='x')"
 NEUTRAL = True
 NOTE = "the extra fast"
