@@ -1,0 +1,103 @@
+"""What is measured, in which sizes, of whom: rows that take turns among their clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+REFERENCES: Final = ("floor", "floor_httpx2")
+OURS: Final = ("ours", "ours_fast")
+SDKS: Final = ("openai_sdk", "anthropic_sdk", "google_genai")
+CLIENTS: Final = (*REFERENCES, *OURS, *SDKS, "pydantic_ai", "mirascope", "litellm")
+DIALECTS: Final = ("chat", "resp", "anth", "gem")
+CHUNK: Final = "cpu_us_per_chunk"
+CALL: Final = "cpu_us_per_call"
+DELTA: Final = "cpu_us_per_delta"
+DIALECT_NAMES: Final = {"chat": "Chat", "resp": "Responses", "anth": "Anthropic", "gem": "Gemini"}
+
+# What would take most of the time and decide nothing: litellm is far from the best everywhere.
+_MOST_ROWS: Final = frozenset(CLIENTS) - {"litellm"}
+_ONLY: Final = {"litellm": ("chat",)}
+_LEAN: Final = frozenset({*REFERENCES, *OURS})
+
+
+class Row(NamedTuple):
+    """One scenario of the harness in one size.
+
+    `spec` names the answers of the server, `server` how it sends them; `options` go to the scenario. `metric`
+    is its main number. `protos` are the dialects that each client is measured in; none is the first of
+    each. `clients` are those that take part.
+    """
+
+    name: str
+    scenario: str
+    metric: str
+    spec: str
+    options: Mapping[str, Any]
+    server: Mapping[str, Any] = {}
+    protos: tuple[str, ...] = ()
+    clients: frozenset[str] = _MOST_ROWS
+    limit: int = 120  # seconds
+
+    def cells(self, clients: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """(client, dialect) of everybody who takes part, in the order of a round."""
+        return [
+            (name, proto)
+            for name, meta in clients.items()
+            if name in self.clients
+            for proto in _spoken(_ONLY.get(name) or tuple(meta["PROTOS"]), self.protos)
+        ]
+
+
+def _spoken(offered: tuple[str, ...], wanted: tuple[str, ...]) -> list[str]:
+    first = "chat" if "chat" in offered else offered[0]
+    return [proto for proto in offered if proto in wanted] if wanted else [first]
+
+
+def rows(quick: bool = False) -> list[Row]:
+    """All rows. `quick` ones are smaller and say less about fixed costs."""
+    chunks, short = (1000, 20) if quick else (3000, 100)
+    crowd = (1, 50, 200) if quick else (1, 50, 200, 1000)
+    plan: list[Row] = []
+    options: dict[str, Any]
+    for mode in ("sync", "async"):
+        options = {"mode": mode, "chunks": chunks, "reps": 2}
+        everybody = frozenset(CLIENTS)
+        plan.append(
+            Row(f"stream {mode}", "stream", CHUNK, f"text-{chunks}-4", options, {}, DIALECTS, everybody)
+        )
+    for n in crowd:
+        for delay in (0, 10):
+            length = short if n < 1000 else 50 if delay else 25
+            options = {"n": n, "delay": delay, "chunks": length}
+            plan.append(
+                Row(
+                    f"streams {n}, {delay} ms", "concurrent", CHUNK, f"text-{length}-4", options, {"d": delay}
+                )
+            )
+    for trace, metric in ((False, "kib_per_stream_rss"), (True, "kib_per_stream_traced")):
+        name = "memory traced" if trace else "memory rss"
+        options = {"n": 50 if quick else 200, "trace": trace}
+        plan.append(Row(name, "memory", metric, "text-50-4", options, {"d": 20}))
+    for width, n in ((1, 100 if quick else 500), (64, 128 if quick else 640)):
+        plan.append(Row(f"calls {width}", "calls", CALL, "chat", {"n": n, "width": width}))
+    others = {"n": 50 if quick else 200, "width": 1}
+    plan.append(Row("calls dialects", "calls", CALL, "chat", others, {}, DIALECTS[1:]))
+    for size in (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000):
+        who = _LEAN | {"anthropic_sdk"} if size > 100_000 else _MOST_ROWS
+        options = {"bytes": size}
+        plan.append(
+            Row(f"tool arguments {size}", "tool", DELTA, f"tool-{size}-4", options, {}, ("chat", "anth"), who)
+        )
+    plan.append(Row("tool loop", "loop", "cpu_us_per_turn", "loop-20", {"n": 20, "reps": 2}, {"k": True}))
+    plan.append(Row("stored", "serialize", "load_us_per_msg", "chat", {"n": 1000, "reps": 3}))
+    sizes = [10, 100, 500] if quick else [10, 100, 500, 2000]
+    plan.append(Row("history", "history", "cpu_us_per_msg", "chat", {"sizes": sizes, "reps": 3}))
+    turns = [20, 200, 1000] if quick else [20, 200, 1000, 4000]
+    options = {"sizes": turns, "reps": 3}
+    plan.append(Row("turns", "history", "cpu_us_per_msg", "chat", options, clients=_LEAN))
+    for mode in ("sync", "async"):
+        for n in (1000, 10_000) if quick else (1000, 10_000, 100_000):
+            options = {"mode": mode, "chunks": n, "reps": 2}
+            plan.append(Row(f"characters {n} {mode}", "stream", CHUNK, f"ones-{n}", options, clients=_LEAN))
+    return plan
