@@ -5,8 +5,8 @@
     python -m benchmarks --only stream,calls --clients ours,openai_sdk --rounds 5
     python -m benchmarks --report    # tables, plots and the page from what is there
 
-Needs Linux, a C compiler, and the shared harness beside the checkout (`../shared/perf`) for the server and the
-peers. Without it our library is measured alone, in process and over a small server, as
+Needs Linux, a C compiler, and the shared harness beside the checkout (`../shared/perf`) for the server and
+the peers. Without it our library is measured alone, in process and over a small server, as
 `python -m benchmarks.alone` does. `PERF_NICE=-10` (as root) keeps other work off the measured core.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 REFERENCES: Final = ("floor", "floor_httpx2")
@@ -55,49 +55,57 @@ def _spoken(offered: tuple[str, ...], wanted: tuple[str, ...]) -> list[str]:
 
 
 def rows(quick: bool = False) -> list[Row]:
-    """All rows. `quick` ones are smaller and say less about fixed costs."""
-    chunks, short = (1000, 20) if quick else (3000, 100)
-    crowd = (1, 50, 200) if quick else (1, 50, 200, 1000)
-    plan: list[Row] = []
-    options: dict[str, Any]
+    """All rows. `quick` ones are smaller and say less about what comes once."""
+    return [*_streams(quick), *_crowds(quick), *_memory(quick), *_calls(quick), *_conversations(quick)]
+
+
+def _streams(quick: bool) -> Iterator[Row]:
+    """One stream: of words, of single characters, of a tool's arguments."""
+    chunks = 1000 if quick else 3000
     for mode in ("sync", "async"):
         options = {"mode": mode, "chunks": chunks, "reps": 2}
         everybody = frozenset(CLIENTS)
-        plan.append(
-            Row(f"stream {mode}", "stream", CHUNK, f"text-{chunks}-4", options, {}, DIALECTS, everybody)
-        )
-    for n in crowd:
-        for delay in (0, 10):
-            length = short if n < 1000 else 50 if delay else 25
-            options = {"n": n, "delay": delay, "chunks": length}
-            plan.append(
-                Row(
-                    f"streams {n}, {delay} ms", "concurrent", CHUNK, f"text-{length}-4", options, {"d": delay}
-                )
-            )
-    for trace, metric in ((False, "kib_per_stream_rss"), (True, "kib_per_stream_traced")):
-        name = "memory traced" if trace else "memory rss"
-        options = {"n": 50 if quick else 200, "trace": trace}
-        plan.append(Row(name, "memory", metric, "text-50-4", options, {"d": 20}))
-    for width, n in ((1, 100 if quick else 500), (64, 128 if quick else 640)):
-        plan.append(Row(f"calls {width}", "calls", CALL, "chat", {"n": n, "width": width}))
-    others = {"n": 50 if quick else 200, "width": 1}
-    plan.append(Row("calls dialects", "calls", CALL, "chat", others, {}, DIALECTS[1:]))
-    for size in (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000):
-        who = _LEAN | {"anthropic_sdk"} if size > 100_000 else _MOST_ROWS
-        options = {"bytes": size}
-        plan.append(
-            Row(f"tool arguments {size}", "tool", DELTA, f"tool-{size}-4", options, {}, ("chat", "anth"), who)
-        )
-    plan.append(Row("tool loop", "loop", "cpu_us_per_turn", "loop-20", {"n": 20, "reps": 2}, {"k": True}))
-    plan.append(Row("stored", "serialize", "load_us_per_msg", "chat", {"n": 1000, "reps": 3}))
-    sizes = [10, 100, 500] if quick else [10, 100, 500, 2000]
-    plan.append(Row("history", "history", "cpu_us_per_msg", "chat", {"sizes": sizes, "reps": 3}))
-    turns = [20, 200, 1000] if quick else [20, 200, 1000, 4000]
-    options = {"sizes": turns, "reps": 3}
-    plan.append(Row("turns", "history", "cpu_us_per_msg", "chat", options, clients=_LEAN))
-    for mode in ("sync", "async"):
+        yield Row(f"stream {mode}", "stream", CHUNK, f"text-{chunks}-4", options, {}, DIALECTS, everybody)
         for n in (1000, 10_000) if quick else (1000, 10_000, 100_000):
             options = {"mode": mode, "chunks": n, "reps": 2}
-            plan.append(Row(f"characters {n} {mode}", "stream", CHUNK, f"ones-{n}", options, clients=_LEAN))
-    return plan
+            yield Row(f"characters {n} {mode}", "stream", CHUNK, f"ones-{n}", options, clients=_LEAN)
+    for size in (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000):
+        who = _LEAN | {"anthropic_sdk"} if size > 100_000 else _MOST_ROWS
+        spec, protos = f"tool-{size}-4", ("chat", "anth")
+        yield Row(f"tool arguments {size}", "tool", DELTA, spec, {"bytes": size}, {}, protos, who)
+
+
+def _crowds(quick: bool) -> Iterator[Row]:
+    """Many streams in one event loop: all at once, and with a pause between chunks."""
+    for n in (1, 50, 200) if quick else (1, 50, 200, 1000):
+        for delay in (0, 10):
+            chunks = 20 if quick else 100 if n < 1000 else 50 if delay else 25
+            options = {"n": n, "delay": delay, "chunks": chunks}
+            name, spec = f"streams {n}, {delay} ms", f"text-{chunks}-4"
+            yield Row(name, "concurrent", CHUNK, spec, options, {"d": delay})
+
+
+def _memory(quick: bool) -> Iterator[Row]:
+    for name, trace in (("rss", False), ("traced", True)):
+        options = {"n": 50 if quick else 200, "trace": trace}
+        yield Row(f"memory {name}", "memory", f"kib_per_stream_{name}", "text-50-4", options, {"d": 20})
+
+
+def _calls(quick: bool) -> Iterator[Row]:
+    """Answers that are not streamed, and a loop of them."""
+    for width, n in ((1, 100 if quick else 500), (64, 128 if quick else 640)):
+        yield Row(f"calls {width}", "calls", CALL, "chat", {"n": n, "width": width})
+    options = {"n": 50 if quick else 200, "width": 1}
+    yield Row("calls dialects", "calls", CALL, "chat", options, {}, DIALECTS[1:])
+    yield Row("tool loop", "loop", "cpu_us_per_turn", "loop-20", {"n": 20, "reps": 2}, {"k": True})
+
+
+def _conversations(quick: bool) -> Iterator[Row]:
+    """Conversations that are stored, and sent. `turns` has two messages each."""
+    yield Row("stored", "serialize", "load_us_per_msg", "chat", {"n": 1000, "reps": 3})
+    for name, who, sizes in (
+        ("history", _MOST_ROWS, (10, 100, 500, 2000)),
+        ("turns", _LEAN, (20, 200, 1000, 4000)),
+    ):
+        options = {"sizes": list(sizes[:3] if quick else sizes), "reps": 3}
+        yield Row(name, "history", "cpu_us_per_msg", "chat", options, clients=who)
