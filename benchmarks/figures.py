@@ -79,21 +79,24 @@ def series(results: Results) -> dict[str, dict[str, Points]]:
         found[f"one-character events, {word}"] = _totals(results, sizes, CHUNK)
     deltas = [(n // 4, f"tool arguments {n}") for n in (10_000, 100_000, 1_000_000)]
     found["4-character deltas of tool arguments"] = _totals(results, deltas, DELTA)
-    for row, heading in (("turns", "messages of a thread"), ("history", "messages of a history")):
-        sizes_of_row = results["plans"].get(row, ["", {"sizes": []}])[1]["sizes"]
-        found[heading] = {
-            cell: [(n, cost) for n in sizes_of_row if (cost := value(results, row, cell, f"cpu_us_at_{n}"))]
-            for cell in results["results"].get(row, {})
-        }
-    return {
-        heading: {cell: points for cell, points in cells.items() if points}
-        for heading, cells in found.items()
-    }
+    found["messages of a thread"] = history(results, "turns")
+    return found
+
+
+def history(results: Results, row: str) -> dict[str, Points]:
+    """The cost of a call by the messages that it sends, of a row of that kind."""
+    sizes = results["plans"].get(row, ["", {"sizes": []}])[1]["sizes"]
+    cells = results["results"].get(row, {})
+    return _known({cell: [(n, value(results, row, cell, f"cpu_us_at_{n}")) for n in sizes] for cell in cells})
 
 
 def _totals(results: Results, sizes: Sequence[tuple[int, str]], metric: str) -> dict[str, Points]:
     cells = dict.fromkeys(cell for _, row in sizes for cell in results["results"].get(row, {}))
-    return {
-        cell: [(n, n * cost) for n, row in sizes if (cost := value(results, row, cell, metric)) is not None]
-        for cell in cells
-    }
+    costs = {cell: [(n, value(results, row, cell, metric)) for n, row in sizes] for cell in cells}
+    return {cell: [(n, n * cost) for n, cost in points] for cell, points in _known(costs).items()}
+
+
+def _known(cells: dict[str, list[tuple[int, float | None]]]) -> dict[str, Points]:
+    """The points that have a number, of the cells that have any."""
+    known = {cell: [(n, cost) for n, cost in points if cost is not None] for cell, points in cells.items()}
+    return {cell: points for cell, points in known.items() if points}

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import matplotlib
 
-from benchmarks.figures import Points, Results, series, value
+from benchmarks.figures import Points, Results, history, series, value
 from benchmarks.plan import CHUNK, OURS, REFERENCES
 from benchmarks.report import label
 
@@ -29,27 +29,35 @@ STYLE: Final = {
     "grid.color": "#dddddd",
     "svg.hashsalt": "allm",
 }
-_OURS: Final = {"ours": "#c1272d", "ours_fast": "#f0772b"}
-_REFERENCES: Final = {"floor": "#222222", "floor_httpx2": "#777777"}
-_PEERS: Final = ("#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#17becf", "#bcbd22", "#e377c2")
+_COLOURS: Final = {
+    "ours": "#c1272d",
+    "ours_fast": "#f0772b",
+    "floor": "#222222",
+    "floor_httpx2": "#888888",
+    "openai_sdk": "#1f77b4",
+    "anthropic_sdk": "#2ca02c",
+    "google_genai": "#9467bd",
+    "pydantic_ai": "#8c564b",
+    "mirascope": "#17becf",
+    "litellm": "#bcbd22",
+}
+_MARKERS: Final = {"chat": "o", "resp": "D", "anth": "s", "gem": "^"}
 
 
 def plot(path: Path, title: str, size: str, cost: str, cells: dict[str, Points]) -> None:
-    """One figure: a line for each cell, both axes logarithmic."""
+    """One figure: a line for each cell, both axes logarithmic; colours are clients, markers dialects."""
     figure, axes = plt.subplots()
-    peers = iter(_PEERS * 2)
-    for cell, points in cells.items():
-        name = cell.partition("/")[0]
-        colour = {**_OURS, **_REFERENCES}.get(name) or next(peers)
+    for cell, points in sorted(cells.items(), key=lambda named: -named[1][-1][1]):
+        name, _, proto = cell.partition("/")
         axes.plot(
             [n for n, _ in points],
             [costs for _, costs in points],
-            color=colour,
-            label=label(cell).strip("*").replace("`", "").replace("*", ""),
+            color=_COLOURS.get(name),
+            label=label(cell).replace("`", "").replace("*", ""),
             linewidth=2.4 if name in OURS else 1.3,
             linestyle="--" if name in REFERENCES else "-",
-            marker="o",
-            markersize=4,
+            marker=_MARKERS[proto],
+            markersize=4.5,
         )
     axes.set(title=title, xlabel=size, ylabel=cost, xscale="log", yscale="log")
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda n, _: f"{n:,.0f}"))
@@ -98,7 +106,7 @@ def draw(results: Results, folder: Path) -> None:
             "One call that sends a conversation",
             "messages",
             "CPU µs per call",
-            grown["messages of a history"],
+            history(results, "history"),
         ),
         (
             "turns",
@@ -118,7 +126,8 @@ def draw(results: Results, folder: Path) -> None:
     )
     with plt.rc_context(STYLE):
         for name, title, size, cost, cells in figures:
-            plot(folder / name, title, size, cost, cells)
+            if cells:
+                plot(folder / name, title, size, cost, cells)
 
 
 if __name__ == "__main__":
