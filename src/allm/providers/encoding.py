@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from allm.data.content import Image, Origin, ToolCall, base64_text
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ToolSpec
 from allm.errors import ConfigurationError, ValidationError
-from allm.keys import UNSET, Unset
 from allm.ports import CallContext, KeyRule
 
 _CREDENTIALS: Final = frozenset(
@@ -33,13 +33,13 @@ class HttpAdapter:
     key: KeyRule | None
 
     def __init__(
-        self, name: str | None = None, base_url: str | None = None, key: KeyRule | Unset | None = UNSET
+        self, name: str | None = None, base_url: str | None = None, key: KeyRule | UnsetType | None = UNSET
     ) -> None:
         if name is not None:
             self.name = name
         if base_url is not None:
             self.base_url = base_url
-        if not isinstance(key, Unset):
+        if not isinstance(key, UnsetType):
             self.key = key
 
     def __repr__(self) -> str:

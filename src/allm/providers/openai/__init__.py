@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import UNSET, UnsetType
+
 from allm.data.content import AudioPart, Origin
 from allm.data.requests import Request
 from allm.errors import ConfigurationError
-from allm.keys import UNSET, Unset
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import HttpAdapter, address, headers_of
 
@@ -50,7 +51,7 @@ class OpenAI(HttpAdapter):
         self,
         name: str | None = None,
         base_url: str | None = None,
-        key: KeyRule | Unset | None = UNSET,
+        key: KeyRule | UnsetType | None = UNSET,
         *,
         default: str = "",
         quirks: Quirks | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from allm.capabilities import capabilities_of
 from allm.data.content import (
@@ -27,7 +27,6 @@ from allm.data.content import (
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import UnsupportedError
-from allm.keys import UNSET, Unset
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import (
     HttpAdapter,
@@ -82,7 +81,7 @@ class OpenAIChat(HttpAdapter):
         self,
         name: str | None = None,
         base_url: str | None = None,
-        key: KeyRule | Unset | None = UNSET,
+        key: KeyRule | UnsetType | None = UNSET,
         quirks: Quirks = OPENAI_QUIRKS,
     ) -> None:
         super().__init__(name, base_url, key)

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from allm.capabilities import capabilities_of
 from allm.data.content import (
     AudioPart,
@@ -31,7 +33,6 @@ from allm.data.content import (
 from allm.data.messages import Message
 from allm.data.requests import Request, ResponseFormat, ToolSpec
 from allm.errors import UnsupportedError, ValidationError
-from allm.keys import UNSET, Unset
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import (
     HttpAdapter,
@@ -62,7 +63,7 @@ class OpenAIResponses(HttpAdapter):
         self,
         name: str | None = None,
         base_url: str | None = None,
-        key: KeyRule | Unset | None = UNSET,
+        key: KeyRule | UnsetType | None = UNSET,
         *,
         encrypted: bool = True,
     ) -> None:
