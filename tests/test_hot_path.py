@@ -17,7 +17,7 @@ from allm.errors import CancelledError
 from allm.ports import HttpHead
 from allm.providers.decoding import Turn
 from tests.faces import Face, Seen
-from tests.four_dialects import CHAT, DIALECTS, Dialect
+from tests.four_dialects import CHAT, DIALECTS, GENERATE, Dialect
 from tests.wire_support import Record, body_of, head_of
 
 # What every chunk of Chat Completions repeats is read in the first and the last ones only.
@@ -285,3 +285,15 @@ ENDS = ["step_completed", "chat_completed"]
 
 def said(events: list[Event]) -> str:
     return "".join([event.text for event in events if type(event) is TextDelta])
+
+
+def test_damaged_usage_of_a_piece_is_left_out() -> None:
+    whole = body(GENERATE, 5)
+    counts = b'"usageMetadata":{"promptTokenCount":1,"totalTokenCount":2}'
+    blocks = whole.split(b"\r\n\r\n")
+    blocks[3] = blocks[3].replace(counts, b'"usageMetadata":{"promptTokenCount":9,"note":"\xb4"}')
+    blocks[4] = blocks[4].replace(b"," + counts, b"")
+    decoder = GENERATE.adapter.decoder(allm.Request(), HttpHead(200), GENERATE.context())
+    events = [*decoder.feed(b"\r\n\r\n".join(blocks)), *decoder.end()]
+    assert said(events) == " 0 1 2 3 4"
+    assert [event.usage.input_tokens for event in events if type(event) is allm.UsageReported] == [1]

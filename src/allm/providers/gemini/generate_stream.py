@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -441,8 +442,11 @@ class GenerateTurn(Turn):
         return [] if counts is None else [UsageReported(usage_of(counts))]
 
     def _counts(self) -> dict[str, Any] | None:
-        if self._counted:
-            self._usage, self._counted = builtins(self._counted)["usageMetadata"], b""
+        """The last usage that can be read."""
+        data, self._counted = self._counted, b""
+        if data:
+            with suppress(ValueError, RecursionError):  # damaged text that a piece does not look at
+                self._usage = builtins(data)["usageMetadata"]
         return self._usage
 
 
