@@ -138,7 +138,10 @@ class _Wire:
     def more(self, progress: bool) -> Loop[list[Event] | None]:
         if self.ended:
             return None
-        data = yield from self._read(progress)
+        if getattr(self.decoder, "may_end", False):
+            data = yield from self._read_last()
+        else:
+            data = yield (READ_ON if progress else READ)
         self.size += len(data)
         if self.size > self.ctx.limits.body:
             text = f"the answer is larger than {self.ctx.limits.body} bytes (Limits.body)"
@@ -147,14 +150,10 @@ class _Wire:
         events: list[Event] = self.decoder.feed(data) if data else self.decoder.end()
         return events
 
-    def _read(self, progress: bool) -> Loop[bytes]:
-        """What comes next. Where the answer may end here, a cut or a silence is its end."""
-        data: bytes
-        if not getattr(self.decoder, "may_end", False):
-            data = yield (READ_ON if progress else READ)
-            return data
+    def _read_last(self) -> Loop[bytes]:
+        """What comes next where the answer may end here: a cut or a silence is its end."""
         try:
-            data = yield _READ_LAST
+            data: bytes = yield _READ_LAST
         except TransportError:
             return b""
         return data

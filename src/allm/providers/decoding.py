@@ -273,7 +273,7 @@ class AnswerDecoder:
         if self._over:
             return []
         if self._mode == "sse":
-            return self._stream(lambda: self._splitter.feed(data))
+            return self._stream(self._splitter.feed, data)
         return self._undecided(data) if not self._mode else self._collect(data)
 
     def end(self) -> list[Event]:
@@ -343,9 +343,9 @@ class AnswerDecoder:
             return self._malformed(error, data)
         return events + self._settled(final=True)
 
-    def _stream(self, split: Callable[[], list[bytes]]) -> list[Event]:
+    def _stream(self, split: Callable[..., list[bytes]], *data: bytes) -> list[Event]:
         try:
-            blocks = iter(split())
+            blocks = iter(split(*data))
         except LimitExceededError as error:
             return self._failed("limit_exceeded", error.info.message)
         events: list[Event] = []
@@ -354,13 +354,13 @@ class AnswerDecoder:
             event = server_event(block)
             if event is None:
                 continue
-            name, data = event
-            if data == b"[DONE]" or data.strip() == b"[DONE]":
+            name, payload = event
+            if payload == b"[DONE]" or payload.strip() == b"[DONE]":
                 return events + self._stream_ended(marked=True)
             try:
-                events += turn.read(name, data)
+                events += turn.read(name, payload)
             except (ValueError, RecursionError) as error:
-                return events + self._malformed(error, data)
+                return events + self._malformed(error, payload)
             if turn.done or turn.failure is not None:
                 return events + self._settled()
         return events
