@@ -225,16 +225,12 @@ def fingerprint(
 
 
 class _Chain:
-    """The digest of messages that come one after the other; asking for it does not begin anew."""
+    """The digest of messages that come one after the other: each makes a new one of the one before it."""
 
-    __slots__ = ("_now", "_row", "_speaking", "_state", "_waiting")
+    __slots__ = ("_now", "_row", "_speaking")
 
     def __init__(self) -> None:
-        from hashlib import blake2b
-
-        self._state = blake2b(digest_size=12)
-        self._now = self._state.hexdigest()
-        self._waiting: list[str] = []
+        self._now = _digest(b"")
         self._speaking = False
         self._row = ""  # the digest before all that the assistant says in a row
 
@@ -242,21 +238,25 @@ class _Chain:
         for message in messages:
             speaks = message.role == "assistant"
             if speaks and not self._speaking:
-                self._row = self.digest()
+                self._row = self._now
             self._speaking = speaks
-            self._waiting.append(_shown(message))
+            self._now = _linked(self._now, message)
 
     def digest(self) -> str:
-        if self._waiting:
-            self._state.update(_bytes("".join(self._waiting)))
-            self._waiting = []
-            self._now = self._state.hexdigest()
         return self._now
 
     def digests(self) -> tuple[str, str]:
         """The digest, and that without what the assistant has said last, in a row."""
-        now = self.digest()
-        return now, self._row if self._speaking else now
+        return self._now, self._row if self._speaking else self._now
+
+
+def _linked(before: str, message: Message) -> str:
+    """The digest after a message, which keeps it, with the one that it came behind."""
+    link: tuple[str, str] | None = message._link
+    if link is None or link[0] != before:
+        shown = _shown(message)
+        link = message.__dict__["_link"] = before, _digest(_bytes(before + shown)) if shown else before
+    return link[1]
 
 
 def _head(system: str | None, tools: Iterable[ToolSpec]) -> str:
@@ -317,9 +317,9 @@ def _bytes(text: str) -> bytes:
 
 
 def _digest(data: bytes) -> str:
-    from hashlib import blake2b
+    import hashlib
 
-    return blake2b(data, digest_size=12).hexdigest()
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
 
 
 def prepare(
@@ -336,21 +336,52 @@ def prepare(
     the messages are compared. `orphans="answer"` tells the model of a call without a result so; with
     `"refuse"` such a call, and a result without its call, is a `ValidationError` that names every path.
     """
+    ready = readied(tuple(messages), Target.of(target), system, tools, orphans)
+    return ready.messages, ready.report
+
+
+class Ready(Struct, frozen=True):
+    """Messages as a target takes them, with what was changed; `ids` and `made` have to be known to go on
+    behind them."""
+
+    messages: tuple[Message, ...]
+    changes: tuple[Change, ...] = ()
+    ids: frozenset[str] = frozenset()
+    made: dict[str, int] = {}
+
+    @property
+    def report(self) -> Report:
+        return Report(self.changes) if self.changes else _NOTHING
+
+
+def readied(
+    given: tuple[Message, ...],
+    target: Target,
+    system: str | None,
+    tools: Iterable[ToolSpec] | None,
+    orphans: str = "answer",
+    *,
+    count: int = 0,
+    before: Ready | None = None,
+) -> Ready:
+    """`prepare`, going on behind the first `count` messages, of which an earlier run made `before`.
+
+    What follows them has its calls and results to itself (`is_paired`) and holds no system message, so that
+    nothing of it belongs among them; nor has `before` media that wait for the next to speak.
+    """
     if orphans not in ("answer", "refuse"):
         raise ValidationError.of("invalid option", ("orphans", "must_be_answer_or_refuse"))
-    to = Target.of(target)
-    given = tuple(messages)
-    if _is_plain(given):
-        return given, _NOTHING
+    new = given[count:]
+    if not count and _is_plain(new):
+        return Ready(given)
     head = None if system is None and tools is None else _head(system, tools or ())
-    work = _Preparation(to, given, head)
-    rows = enumerate(given) if _is_paired(given) else _paired(given, orphans, work.changes)
+    work = _Preparation(target, given, head, before or Ready(()))
+    rows = enumerate(new, count) if is_paired(new) else _paired(new, orphans, work.changes)
     for source, message in rows:
         work.add(source, message)
     work.end()
-    if not work.changes:
-        return given, _NOTHING
-    return tuple(work.done), Report(tuple(work.changes))
+    messages = tuple(work.done) if work.changes else given
+    return Ready(messages, tuple(work.changes), frozenset(work.ids), work.made)
 
 
 def _is_plain(messages: Sequence[Message]) -> bool:
@@ -369,7 +400,7 @@ def _calls(message: Message) -> list[ToolCall]:
     return [part for part in message.content if type(part) is ToolCall]
 
 
-def _is_paired(messages: Sequence[Message]) -> bool:
+def is_paired(messages: Sequence[Message]) -> bool:
     """Whether each turn's calls are answered right after it, each once and nothing else."""
     waiting: set[str] = set()
     for message in messages:
@@ -380,10 +411,10 @@ def _is_paired(messages: Sequence[Message]) -> bool:
             waiting.remove(id)
         elif waiting:
             return False
-        elif type(message.content) is not str:
-            calls = _calls(message)
-            waiting = {call.id for call in calls}
-            if len(waiting) != len(calls):
+        elif type(message.content) is not str and message.role == "assistant":
+            ids = [part.id for part in message.content if type(part) is ToolCall]
+            waiting = set(ids)
+            if len(waiting) != len(ids):
                 return False
     return not waiting
 
@@ -465,12 +496,15 @@ def _quoted(result: Message) -> Message:
 class _Preparation:
     """One run of `prepare`: rows go in one by one, `done` and `changes` come out.
 
-    A row is a message with its place among those given; the results of a turn follow it directly.
+    A row is a message with its place among those given; the results of a turn follow it directly. `before` is
+    what an earlier run made of the messages before the first row.
     """
 
-    def __init__(self, target: Target, given: Sequence[Message], head: str | None) -> None:
-        self.changes: list[Change] = []
-        self.done: list[Message] = []
+    def __init__(self, target: Target, given: Sequence[Message], head: str | None, before: Ready) -> None:
+        self.changes = [*before.changes]
+        self.done = [*before.messages]
+        self.ids = {*before.ids}
+        self.made = {**before.made}
         self._target = target
         self._rules = target._rules
         self._given = given
@@ -482,8 +516,6 @@ class _Preparation:
         self._last_system: int | None = None
         self._horizon = -1  # the farthest place that a result so far came from
         self._turn: dict[str, list[ToolCall]] = {}  # calls of the latest turn by their old ids
-        self._ids: set[str] = set()
-        self._made: dict[str, int] = {}
         self._moved: list[Part] = []  # media that wait for the next user message
         self._place = (0, 0)
 
@@ -628,13 +660,13 @@ class _Preparation:
     def _call_id(self, id: str) -> str:
         """The id if it fits and is new in the thread, else one made of it and of nothing that follows."""
         fits = self._rules.call_id.fullmatch(id) is not None
-        if not fits or id in self._ids:
+        if not fits or id in self.ids:
             self._note("rewritten", "call_id", "id_repeated" if fits else "id_grammar")
             old = id
-            while id in self._ids or self._rules.call_id.fullmatch(id) is None:
-                count = self._made[old] = self._made.get(old, 0) + 1
+            while id in self.ids or self._rules.call_id.fullmatch(id) is None:
+                count = self.made[old] = self.made.get(old, 0) + 1
                 id = (self._rules.id_prefix + _digest(_bytes(f"{count}:{old}")))[: self._rules.id_length]
-        self._ids.add(id)
+        self.ids.add(id)
         return id
 
     def _stripped(self, part: Part, stale: bool) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Problem = tuple[str, str]
 
 PART_TYPES: Final = frozenset(get_args(Part))
+_UNGATED: Final = PART_TYPES - {ImagePart}  # nothing of them is looked at
 RESERVED_NAMES: Final = frozenset({"auto", "none", "required"})  # words of tool_choice
 IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/webp", "image/gif")
 MAX_IMAGE: Final = 20 * 1024 * 1024  # bytes
@@ -90,13 +91,18 @@ def messages_problems(messages: Any, path: str = "messages") -> list[Problem]:
         return [(path, "invalid_type")]
     problems: list[Problem] = []
     for index, message in enumerate(messages):
-        if type(message) is Message and type(message.content) is str:
+        if type(message) is Message and _is_simple(message.content):
             if message.role in _TEXT_ROLES:
                 continue
             if message.role == "tool" and type(message.tool_call_id) is str and message.tool_call_id:
                 continue
         problems += message_problems(message, f"{path}[{index}]")
     return problems
+
+
+def _is_simple(content: Any) -> bool:
+    """Whether content is text, or parts of which only the types count."""
+    return type(content) is str or (type(content) is tuple and _UNGATED.issuperset(map(type, content)))
 
 
 def tool_problems(tool: Any, path: str = "") -> list[Problem]:

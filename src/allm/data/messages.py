@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from allm.data import Data
 from allm.data.content import Part, ReasoningPart, TextPart, ToolCall
@@ -12,12 +12,18 @@ from allm.data.freeform import normalise, tupled
 ROLES: Final = ("system", "user", "assistant", "tool")
 
 
-class Message(Data, frozen=True):
+class Message(Data, frozen=True, dict=True):
     """One message. `content` is a string or a tuple of parts in the provider's order.
 
     `role` is one of `ROLES`. A `tool` message answers the call `tool_call_id` and says in
     `is_error` whether the tool failed.
+
+    The `__dict__` is for what the library derives from a message and keeps with it. It is no part of the
+    value: comparisons, copies, pickles and documents are without it.
     """
+
+    _sent: ClassVar[Any] = None  # the conversation up to here as it went out (`allm.providers.conversation`)
+    _link: ClassVar[Any] = None  # the digest of the conversation up to here (`allm.preparing`)
 
     role: str
     content: str | tuple[Part, ...] = ""

@@ -136,7 +136,7 @@ def make_plan(
     check_names(options, NAMES, "option")
     check_kinds(options, KINDS)
     given, base = read_input(input)
-    if load is not None and any(map(_has_files, base.messages)):
+    if load is not None and _has_files(base.messages):
         base = load(base)
     adapter, ref = _placed(engine, given, options)
     tools = _tools(engine, given, options)
@@ -220,9 +220,12 @@ def read_input(input: Any) -> tuple[Request | None, Thread]:
     raise ValidationError.of("the input cannot be used", ("input", f"type_{type(input).__name__}"))
 
 
-def _has_files(message: Message) -> bool:
-    return type(message.content) is tuple and any(
-        type(part) is ImagePart and part.image.path is not None for part in message.content
+def _has_files(messages: Iterable[Message]) -> bool:
+    return any(
+        type(part) is ImagePart and part.image.path is not None
+        for message in messages
+        if type(message.content) is tuple
+        for part in message.content
     )
 
 

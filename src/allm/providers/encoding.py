@@ -3,13 +3,13 @@ as the wire takes it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from allm.data.content import Image, Origin, ToolCall, base64_text
+from allm.data.content import Image, ToolCall, base64_text
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message
 from allm.data.requests import Request, ToolSpec
@@ -64,25 +64,37 @@ def address(name: str, ctx: CallContext, default: str) -> tuple[str, str]:
     return path.rstrip("/"), query
 
 
-_AS_GIVEN: Final = object()
+class Said(NamedTuple):
+    """A conversation in a body: the messages as the target takes them, these encoded, and what was lost.
 
-
-def prepared(
-    request: Request, target: Origin, ctx: CallContext, system: Any = _AS_GIVEN
-) -> tuple[tuple[Message, ...], list[str]]:
-    """The messages as the target takes them, and what was lost; see `allm.prepare`.
-
-    `system` is what is sent as such, where that is not the request's own. Text alone fits every target.
+    One of the `items` may stand for many, where they were encoded before.
     """
-    if all(type(message.content) is str and message.role != "tool" for message in request.messages):
-        return request.messages, []
-    from allm.preparing import prepare
 
-    told = request.system if system is _AS_GIVEN else system
-    messages, report = prepare(
-        request.messages, target, system=told, tools=request.tools, orphans=ctx.orphans
-    )
-    return messages, list(report.warnings)
+    messages: tuple[Message, ...]
+    items: list[Any]
+    warnings: list[str]
+
+
+def said_in(
+    adapter: Any,
+    request: Request,
+    ctx: CallContext,
+    system: str | None,
+    encode: Callable[[tuple[Message, ...]], list[Any]],
+    answers: str = "",
+) -> Said:
+    """The conversation of a request, prepared (see `allm.prepare`) and encoded.
+
+    `system` is what is sent as such; `encode` makes items of messages, and `answers` is the model's role in
+    them where the dialect makes one turn of neighbours of one role.
+    """
+    messages = request.messages
+    if len(messages) == 1 and type(messages[0].content) is str and messages[0].role != "tool":
+        return Said(messages, encode(messages), [])  # text alone fits every target
+    from allm.providers.conversation import Asked, conversation
+
+    asked = Asked(adapter, adapter.target(request, ctx), system, request.tools, ctx.orphans, answers)
+    return conversation(messages, asked, encode)
 
 
 def headers_of(options: Mapping[str, Any], streaming: bool, own: Mapping[str, Any]) -> dict[str, str]:

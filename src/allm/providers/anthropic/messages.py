@@ -32,6 +32,7 @@ from allm.errors import UnsupportedError, ValidationError
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import (
     HttpAdapter,
+    Said,
     address,
     arguments_object,
     body_of,
@@ -39,7 +40,7 @@ from allm.providers.encoding import (
     image_bytes,
     merge_options,
     own_fields,
-    prepared,
+    said_in,
     stable,
 )
 
@@ -89,9 +90,8 @@ class Anthropic(HttpAdapter):
         options = ctx.adapter_options
         streaming = bool(options.get("streaming", True))
         version = str(options.get("anthropic_version") or VERSION)
-        messages, warnings = prepared(request, self.target(request, ctx), ctx, instructions(request))
-        draft = _Draft(self.name, request, self._known(request), messages)
-        draft.warnings += warnings
+        said = said_in(self, request, ctx, instructions(request), _turns, "assistant")
+        draft = _Draft(self.name, request, self._known(request), said)
         body = draft.body(sampling=version < VERSION, streaming=streaming)
         beta = options.get("beta") or ()
         own = {
@@ -161,14 +161,11 @@ def structured_tool(request: Request, known: Capabilities) -> str | None:
 class _Draft:
     """One body in the making; `warnings` say what was left out or changed."""
 
-    def __init__(
-        self, provider: str, request: Request, known: Capabilities, messages: tuple[Message, ...]
-    ) -> None:
+    def __init__(self, provider: str, request: Request, known: Capabilities, said: Said) -> None:
         self.provider = provider
         self.request = request
         self.known = known
-        self.messages = messages
-        self.warnings: list[str] = []
+        self.messages, self.turns, self.warnings = said
 
     def body(self, *, sampling: bool, streaming: bool) -> dict[str, Any]:
         """The whole body. `sampling`: this version of the API takes temperature and top_p."""
@@ -178,7 +175,7 @@ class _Draft:
         system = _system(instructions(request), self.messages)
         if system:
             body["system"] = system
-        body["messages"] = _turns(self.messages)
+        body["messages"] = self.turns
         self._add_tools(body)
         self._add_format(body)
         self._add_sampling(body, sampling)

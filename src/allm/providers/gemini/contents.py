@@ -55,7 +55,7 @@ def contents_of(messages: Iterable[Message]) -> list[dict[str, Any]]:
             parts = [_result(message, calls.get(message.tool_call_id or ""))]
         elif message.role == "assistant":
             parts = _parts(message)
-            calls.update({call.id: call for call in message.tool_calls})
+            calls.update([(call.id, call) for call in message.tool_calls])
         else:
             parts = _parts(message) or [{"text": ""}]
         role = "model" if message.role == "assistant" else "user"
@@ -67,6 +67,8 @@ def contents_of(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
+    if type(message.content) is str:
+        return [{"text": message.content}] if message.content else []
     return [encoded for encoded in map(_part, message.parts) if encoded]
 
 

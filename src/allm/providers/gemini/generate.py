@@ -25,7 +25,7 @@ from allm.providers.encoding import (
     headers_of,
     merge_options,
     own_fields,
-    prepared,
+    said_in,
 )
 from allm.providers.gemini.contents import contents_of
 
@@ -73,10 +73,10 @@ class Gemini(HttpAdapter):
         """The request to send. Raises `ValidationError` for content that the wire has no place for."""
         options = ctx.adapter_options
         streaming = bool(options.get("streaming", True))
-        messages, warnings = prepared(request, self.target(request, ctx), ctx)
-        if any(message.name and message.role == "user" for message in messages):
+        messages, contents, warnings = said_in(self, request, ctx, request.system, contents_of, "model")
+        if [message for message in messages if message.name and message.role == "user"]:
             warnings.append("the names of users are not sent: Gemini has no place for them")
-        body = self._body(replace(request, messages=messages), options, warnings)
+        body = self._body(replace(request, messages=messages), contents, options, warnings)
         headers = headers_of(options, streaming, {"x-goog-user-project": options.get("project")})
         url = self._url(request.model or "", ctx, streaming)
         return HttpRequest(url, body_of(body), headers, self.key, warnings=tuple(warnings))
@@ -100,9 +100,11 @@ class Gemini(HttpAdapter):
         )
         return url if not streaming else f"{url}&alt=sse" if "?" in url else f"{url}?alt=sse"
 
-    def _body(self, request: Request, options: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    def _body(
+        self, request: Request, contents: list[Any], options: Mapping[str, Any], warnings: list[str]
+    ) -> dict[str, Any]:
         json_schema = bool(options.get("json_schema", True))
-        body: dict[str, Any] = {"contents": contents_of(request.messages)}
+        body: dict[str, Any] = {"contents": contents}
         system = [message.text for message in request.messages if message.role == "system"]
         if request.system is not None:
             system.insert(0, request.system)

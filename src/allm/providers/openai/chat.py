@@ -34,7 +34,7 @@ from allm.providers.encoding import (
     body_of,
     merge_options,
     own_fields,
-    prepared,
+    said_in,
     stable,
 )
 from allm.providers.openai import (
@@ -92,9 +92,10 @@ class OpenAIChat(HttpAdapter):
 
     def encode(self, request: Request, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `ValidationError` for content that the wire has no place for."""
-        messages, warnings = prepared(request, self.target(request, ctx), ctx)
+        _, items, warnings = said_in(self, request, ctx, request.system, self._messages)
         url = wire_url(self.name, ctx, self.base_url, "chat")
-        body: dict[str, Any] = {"model": request.model, "messages": self._messages(request.system, messages)}
+        first = [] if request.system is None else [{"role": "system", "content": request.system}]
+        body: dict[str, Any] = {"model": request.model, "messages": [*first, *items]}
         self._tools(request, body, warnings)
         self._sampling(request, body, url)
         if request.response_format is not None and request.response_format.type != "text":
@@ -184,9 +185,8 @@ class OpenAIChat(HttpAdapter):
         warnings.extend([f"tool {tool.name}: {loss}" for loss in made.losses])
         return {"type": "function", "function": function, **own_fields(tool, self.name)}
 
-    def _messages(self, system: str | None, messages: Iterable[Message]) -> list[dict[str, Any]]:
-        first = [{"role": "system", "content": system}] if system is not None else []
-        return [*first, *map(self._message, messages)]
+    def _messages(self, messages: Iterable[Message]) -> list[dict[str, Any]]:
+        return [self._message(message) for message in messages]
 
     def _message(self, message: Message) -> dict[str, Any]:
         content = message.content

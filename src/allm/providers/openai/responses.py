@@ -36,11 +36,12 @@ from allm.errors import UnsupportedError, ValidationError
 from allm.ports import CallContext, Decoder, HttpHead, HttpRequest, KeyRule
 from allm.providers.encoding import (
     HttpAdapter,
+    Said,
     arguments_text,
     body_of,
     merge_options,
     own_fields,
-    prepared,
+    said_in,
     stable,
 )
 from allm.providers.openai import OPENAI_KEY, OPENAI_URL, cache_fields, wire_headers, wire_url
@@ -75,11 +76,11 @@ class OpenAIResponses(HttpAdapter):
 
     def encode(self, request: Request, ctx: CallContext) -> HttpRequest:
         """The request to send. Raises `ValidationError` for content that the wire has no place for."""
-        messages, warnings = prepared(request, self.target(request, ctx), ctx)
-        body = self._body(request, messages, ctx.adapter_options, warnings)
+        said = said_in(self, request, ctx, request.system, _items)
+        body = self._body(request, said, ctx.adapter_options)
         url = wire_url(self.name, ctx, self.base_url, "responses")
         headers = wire_headers(ctx.adapter_options)
-        return HttpRequest(url, body_of(body), headers, self.key, warnings=tuple(warnings))
+        return HttpRequest(url, body_of(body), headers, self.key, warnings=tuple(said.warnings))
 
     def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder:
         from allm.providers.decoding import AnswerDecoder
@@ -88,20 +89,15 @@ class OpenAIResponses(HttpAdapter):
         stored = bool(request.options.get("store", ctx.adapter_options.get("stateful")))
         return AnswerDecoder(ResponsesTurn(self.name, request, stored=stored), head, ctx.limits)
 
-    def _body(
-        self,
-        request: Request,
-        messages: tuple[Message, ...],
-        options: Mapping[str, Any],
-        warnings: list[str],
-    ) -> dict[str, Any]:
+    def _body(self, request: Request, said: Said, options: Mapping[str, Any]) -> dict[str, Any]:
+        messages, items, warnings = said
         stateful = bool(options.get("stateful"))
         body: dict[str, Any] = {"model": request.model}
-        custom = _custom_calls(messages)
         if stateful:
-            previous, messages = self._continued(messages)
+            previous, new = self._continued(messages)
             body.update(previous)
-        body["input"] = _items(messages, custom)
+            items = _items(new, _custom_calls(messages))
+        body["input"] = items
         body["store"] = stateful or bool(request.options.get("background"))  # which needs it
         if request.system is not None:
             body["instructions"] = request.system
@@ -124,7 +120,7 @@ class OpenAIResponses(HttpAdapter):
         if options.get("streaming", True):
             body["stream"] = True
         _merge(body, request.options)
-        if any(message.name and message.role == "user" for message in messages):
+        if [message for message in messages if message.name and message.role == "user"]:
             warnings.append("the names of users are not sent: Responses has no place for them")
         return body
 
@@ -227,8 +223,9 @@ def _custom_calls(messages: Iterable[Message]) -> set[str]:
     return {call.id for message in messages for call in message.tool_calls if call.kind == "custom"}
 
 
-def _items(messages: Iterable[Message], custom: set[str]) -> list[Any]:
-    """The messages as input items, in their order."""
+def _items(messages: Iterable[Message], custom: set[str] | None = None) -> list[Any]:
+    """The messages as input items, in their order. `custom` where calls are not among them."""
+    custom = _custom_calls(messages) if custom is None else custom
     items: list[Any] = []
     for message in messages:
         role, content = message.role, message.content
