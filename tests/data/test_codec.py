@@ -450,3 +450,28 @@ def test_what_a_newer_version_wrote_into_an_empty_thread_is_kept() -> None:
     value = responses.ChatResult(base=messages.Thread(extra={"": None, "newer": 1}))
     assert from_json(to_json(value)) == value
     assert json.loads(to_json(value))["base"] == {"": None, "newer": 1}
+
+
+def test_a_long_conversation_of_text_is_looked_at_by_columns() -> None:
+    """What is dumped is checked without a call of Python for each message."""
+
+    def calls(count: int) -> int:
+        thread = messages.Thread(tuple([messages.Message("user", "hi") for _ in range(count)]))
+        seen: list[str] = []
+        before = sys.getprofile()
+        sys.setprofile(lambda frame, event, what: seen.append(event))
+        try:
+            to_json(thread)
+        finally:
+            sys.setprofile(before)
+        return seen.count("call")
+
+    assert calls(10) == calls(1000)
+
+
+def test_one_bad_value_among_many_is_found() -> None:
+    said = [messages.Message("user", "hi", metadata={"n": 1}) for _ in range(3)]
+    said[1].metadata["n"] = float("nan")
+    with pytest.raises(ValidationError) as error:
+        to_json(messages.Thread(tuple(said)))
+    assert [path for path, _ in error.value.errors] == ["messages[1].metadata.n"]

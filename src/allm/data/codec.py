@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from math import isfinite
+from operator import attrgetter
 from types import UnionType
 from typing import Any, Final, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
@@ -193,7 +194,7 @@ def _struct_plain(value: Struct) -> bool:
     plain = True
     for name, check in _plan(type(value)).checked:
         item = getattr(value, name)
-        if (item or isinstance(item, Struct)) and type(item) is not str:  # an empty thread is false
+        if _tells(item):
             try:
                 plain = check(item) and plain
             except ValidationError as error:
@@ -207,12 +208,32 @@ def _nested_plain(value: Any) -> bool:
     if not isinstance(value, tuple | list):
         return True  # of the wrong type: the loader names it
     plain = True
-    for index, item in enumerate(value):
+    for index in _telling(value):
         try:
-            plain = _nested_plain(item) and plain
+            plain = _nested_plain(value[index]) and plain
         except ValidationError as error:
             raise _below(f"[{index}]", error) from None
     return plain
+
+
+def _tells(item: Any) -> bool:
+    return type(item) is not str and (bool(item) or isinstance(item, Struct))  # an empty thread is false
+
+
+def _telling(values: Sequence[Any]) -> Iterable[int]:
+    """The places of those that have something to look at. Where all are of one class they are read field by
+    field: a conversation is many messages, of which most are text."""
+    kinds = set(map(type, values))
+    kind = kinds.pop() if len(values) > 1 and len(kinds) == 1 else None
+    if kind is None or not issubclass(kind, Struct):
+        return range(len(values))
+    found: set[int] = set()
+    for name, _ in _plan(kind).checked:
+        column = [*map(attrgetter(name), values)]
+        if set(map(type, column)) != {dict} or any(column):
+            places = [place for place, item in enumerate(column) if type(item) is not str]
+            found.update([place for place in places if _tells(column[place])])
+    return sorted(found)
 
 
 def _extra_plain(value: Any) -> bool:

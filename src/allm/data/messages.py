@@ -36,7 +36,8 @@ class Message(Data, frozen=True, dict=True):
     def __post_init__(self) -> None:
         if self.metadata or self.extra:
             normalise(self, "metadata", "extra")
-        tupled(self, "content")
+        if type(self.content) is not str:
+            tupled(self, "content")
 
     @property
     def parts(self) -> tuple[Part, ...]:
