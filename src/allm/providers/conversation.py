@@ -3,7 +3,7 @@
 A conversation grows at its end: what a request holds is for the most part what the one before it held. So
 the last message of a request keeps what the messages up to it became; a request that goes on behind it
 prepares and encodes what is new, and copies the rest.
-See `docs/decisions/0008-a-conversation-keeps-its-bytes.md`.
+See `docs/decisions/0009-a-conversation-keeps-its-bytes.md`.
 """
 
 from __future__ import annotations
