@@ -8,11 +8,10 @@ from typing import Any
 
 from allm.data.events import StreamFailed
 from allm.data.failure import ErrorInfo
-from allm.data.media import EmbeddingRequest, EmbeddingResponse, MediaCompleted
+from allm.data.media import EmbeddingRequest, EmbeddingResponse
 from allm.ports import CallContext, HttpHead, HttpRequest
-from tests.wire_support import Record, _usage, compare, head_of
-
-JSON = HttpHead(200, {"content-type": "application/json", "x-request-id": "req-1"})
+from tests.decoder_support import JSON, media_events
+from tests.wire_support import Record, _usage, compare, head_of, refused
 
 
 def request_of(record: Record) -> EmbeddingRequest:
@@ -26,22 +25,14 @@ def decoded(
     adapter: Any, request: EmbeddingRequest, pieces: Iterable[bytes], head: HttpHead = JSON
 ) -> EmbeddingResponse | ErrorInfo:
     """The vectors of an answer that comes in these reads, or the failure; one of them, and last."""
-    decoder = adapter.decoder(request, head, CallContext())
-    events: list[Any] = [event for piece in pieces for event in decoder.feed(piece)]
-    events += decoder.end()
-    assert [type(event) in (MediaCompleted, StreamFailed) for event in events].index(True) == len(events) - 1
-    assert decoder.feed(b"more") == decoder.end() == []
-    last = events[-1]
+    last = media_events(adapter.decoder(request, head, CallContext()), pieces)[-1]
     found: EmbeddingResponse | ErrorInfo = last.error if type(last) is StreamFailed else last.result
     return found
 
 
 def result_of(adapter: Any, record: Record, pieces: Iterable[bytes]) -> EmbeddingResponse | ErrorInfo:
-    head = head_of(record)
-    if head.status >= 400:
-        refusal: ErrorInfo = adapter.explain(head.status, head.headers, b"".join(pieces))
-        return refusal
-    return decoded(adapter, request_of(record), pieces, head)
+    refusal = refused(adapter, record, pieces)
+    return refusal or decoded(adapter, request_of(record), pieces, head_of(record))
 
 
 def differences(record: Record, result: EmbeddingResponse | ErrorInfo) -> list[str]:

@@ -9,6 +9,7 @@ from allm.ports import CallContext, HttpRequest, WireAdapter
 from allm.providers import COMPATIBLE, resolve
 from allm.providers.openai.chat import OpenAIChat
 from allm.providers.openai.responses import OpenAIResponses
+from tests.decoder_support import events_of, folded
 from tests.wire_support import Record, body_of, head_of, records
 
 
@@ -43,11 +44,8 @@ class Dialect(NamedTuple):
 
     def answer(self, record: Record, request: allm.Request) -> allm.Response:
         """What a recorded answer says, read as the answer to `request`."""
-        fold = allm.ResponseFold()
         decoder = self.adapter.decoder(request, head_of(record), self.context())
-        for event in (*decoder.feed(body_of(record)), *decoder.end()):
-            fold.add(event)
-        return fold.response
+        return folded(events_of(decoder, [body_of(record)]))
 
     def engine(self, base_url: str, *, options: dict[str, Any] | None = None, **fields: Any) -> allm.Engine:
         """An engine for this dialect at the server of `base_url`, which has no path."""

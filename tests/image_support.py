@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from allm.data.content import Image
 from allm.data.events import StreamFailed
 from allm.data.failure import ErrorInfo
-from allm.data.media import ImageRequest, ImageResponse, MediaCompleted
+from allm.data.media import ImageRequest, ImageResponse
 from allm.data.responses import Response
 from allm.ports import CallContext, HttpHead, HttpRequest
-from tests.wire_support import Record, _usage, compare, head_of
+from tests.decoder_support import JSON, media_events
+from tests.wire_support import Record, _usage, compare, head_of, refused
 
-JSON = HttpHead(200, {"content-type": "application/json", "x-request-id": "req-1"})
 SSE = HttpHead(200, {"content-type": "text/event-stream", "x-request-id": "req-1"})
 
 
@@ -61,12 +61,7 @@ def events_of(
     adapter: Any, request: ImageRequest, pieces: Iterable[bytes], head: HttpHead = JSON
 ) -> list[Any]:
     """The events of an answer that comes in these reads; exactly one ends it."""
-    decoder = adapter.decoder(request, head, CallContext())
-    events: list[Any] = [event for piece in pieces for event in decoder.feed(piece)]
-    events += decoder.end()
-    assert [type(event) in (MediaCompleted, StreamFailed) for event in events].index(True) == len(events) - 1
-    assert decoder.feed(b"more") == decoder.end() == []
-    return events
+    return media_events(adapter.decoder(request, head, CallContext()), pieces)
 
 
 def decoded(
@@ -79,12 +74,10 @@ def decoded(
 
 
 def result_of(adapter: Any, record: Record, pieces: Iterable[bytes]) -> ImageResponse | ErrorInfo:
-    head = head_of(record)
-    if head.status >= 400:
-        refusal: ErrorInfo = adapter.explain(head.status, head.headers, b"".join(pieces))
+    if refusal := refused(adapter, record, pieces):
         return refusal
     count = len(record["expected"]["images"])
-    return decoded(adapter, ImageRequest(prompt="recorded", n=count, model="asked"), pieces, head)
+    return decoded(adapter, ImageRequest(prompt="recorded", n=count, model="asked"), pieces, head_of(record))
 
 
 def differences(record: Record, result: ImageResponse | ErrorInfo) -> list[str]:

@@ -16,6 +16,7 @@ from allm.data.events import Event, StreamFailed, TextDelta
 from allm.errors import CancelledError
 from allm.ports import HttpHead
 from allm.providers.decoding import Turn
+from tests.decoder_support import events_of
 from tests.faces import Face, Seen
 from tests.four_dialects import CHAT, DIALECTS, GENERATE, Dialect
 from tests.wire_support import Record, body_of, head_of
@@ -26,7 +27,7 @@ REPEATED = ("service_tier", "system_fingerprint")
 
 def read(dialect: Dialect, record: Record) -> list[Event]:
     decoder = dialect.adapter.decoder(allm.Request(), head_of(record), dialect.context())
-    return [*decoder.feed(body_of(record)), *decoder.end()]
+    return events_of(decoder, [body_of(record)])
 
 
 def turn_of(dialect: Dialect) -> Any:

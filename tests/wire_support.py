@@ -20,9 +20,9 @@ from allm.data.events import Event
 from allm.data.failure import ErrorInfo
 from allm.data.requests import Request
 from allm.data.responses import Response, Usage
-from allm.folds import ResponseFold
 from allm.ports import CallContext, HttpHead, WireAdapter
 from allm.providers.refusals import redacted
+from tests.decoder_support import events_of, folded
 
 WIRE = Path(os.environ.get("ALLM_WIRE") or Path(__file__).resolve().parents[1] / ".." / "shared" / "wire")
 DEVIATIONS: dict[str, dict[str, Any]] = json.loads(
@@ -89,24 +89,23 @@ def _at(body: bytes, cuts: Iterable[int]) -> list[bytes]:
     return [body[start:stop] for start, stop in pairwise(borders)]
 
 
+def refused(adapter: Any, record: Record, pieces: Iterable[bytes]) -> ErrorInfo | None:
+    """What the adapter makes of a recorded refusal; `None` where the record is an answer."""
+    head = head_of(record)
+    if head.status < 400:
+        return None
+    refusal: ErrorInfo = adapter.explain(head.status, head.headers, b"".join(pieces))
+    return refusal
+
+
 def decode(adapter: WireAdapter, record: Record, pieces: Iterable[bytes]) -> list[Event]:
     """The events of a recorded answer that comes in these reads."""
-    decoder = adapter.decoder(Request(model=_model(record)), head_of(record), CallContext())
-    events: list[Event] = []
-    for piece in pieces:
-        events += decoder.feed(piece)
-    return events + decoder.end()
+    return events_of(adapter.decoder(Request(model=_model(record)), head_of(record), CallContext()), pieces)
 
 
 def result_of(adapter: WireAdapter, record: Record, pieces: Iterable[bytes]) -> Response | ErrorInfo:
     """The folded answer, or the refusal."""
-    head = head_of(record)
-    if head.status >= 400:
-        return adapter.explain(head.status, head.headers, b"".join(pieces))
-    fold = ResponseFold()
-    for event in decode(adapter, record, pieces):
-        fold.add(event)
-    return fold.response
+    return refused(adapter, record, pieces) or folded(decode(adapter, record, pieces))
 
 
 def _model(record: Record) -> str | None:

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from allm.data.content import OpaquePart, Origin, TextPart, ToolCall
 from allm.data.messages import Message, tool_result
 from allm.data.requests import Request, ToolSpec
-from allm.folds import ResponseFold
 from allm.ports import CallContext
 from allm.providers.anthropic.messages import Anthropic
+from tests.decoder_support import events_of, folded
 from tests.wire_support import Record, body_of, head_of, records
 
 RECORDS = records("anthropic.messages")
@@ -32,7 +32,7 @@ def test_the_answer_goes_back(record: Record) -> None:
     sent = record["request"]["json"]
     asked = request_of(earlier["request"]["json"], sent)
     answered = len(earlier["request"]["json"]["messages"])
-    messages = (*asked.messages, folded(earlier, asked), *history(sent["messages"][answered + 1 :]))
+    messages = (*asked.messages, said(earlier, asked), *history(sent["messages"][answered + 1 :]))
     http = ADAPTER.encode(replace(asked, messages=messages), CallContext())
     ours = json.loads(http.body)["messages"]
     assert [turn["role"] for turn in ours] == [turn["role"] for turn in sent["messages"]]
@@ -53,12 +53,9 @@ def request_of(sent: dict[str, Any], following: dict[str, Any]) -> Request:
     )
 
 
-def folded(record: Record, asked: Request) -> Message:
+def said(record: Record, asked: Request) -> Message:
     decoder = ADAPTER.decoder(asked, head_of(record), CallContext())
-    fold = ResponseFold()
-    for event in [*decoder.feed(body_of(record)), *decoder.end()]:
-        fold.add(event)
-    return fold.response.message
+    return folded(events_of(decoder, [body_of(record)])).message
 
 
 def history(turns: list[dict[str, Any]]) -> tuple[Message, ...]:

@@ -9,24 +9,21 @@ import pytest
 
 from allm.data.content import OpaquePart, Origin, ReasoningPart, TextPart, ToolCall
 from allm.data.events import (
-    Event,
     MessageCompleted,
     RawChunk,
-    StreamFailed,
     TextDelta,
     ToolCallStarted,
     UsageReported,
 )
-from allm.data.failure import ErrorInfo
 from allm.data.messages import assistant, system, user
 from allm.data.requests import Request, ResponseFormat, json_schema
 from allm.data.responses import Response
 from allm.folds import ResponseFold
-from allm.ports import CallContext, HttpHead
+from allm.ports import CallContext, Decoder, HttpHead
 from allm.preparing import fingerprint
 from allm.providers.anthropic.messages import Anthropic
+from tests.decoder_support import SSE, readers
 
-SSE = "text/event-stream"
 START: dict[str, Any] = {
     "type": "message_start",
     "message": {"id": "msg_1", "model": "claude-x", "content": [], "usage": {"input_tokens": 5}},
@@ -36,28 +33,20 @@ OLDER = "claude-sonnet-4-0"
 PERSON = json_schema("person", {"type": "object", "properties": {"age": {"type": "integer"}}})
 
 
-def events(
-    body: bytes, kind: str = SSE, request: Request | None = None, headers: dict[str, str] | None = None
-) -> list[Event]:
+def decoder(
+    kind: str = SSE, request: Request | None = None, headers: dict[str, str] | None = None
+) -> Decoder:
     head = HttpHead(200, {"content-type": kind, **(headers or {})})
-    decoder = Anthropic().decoder(request or Request(model="m"), head, CallContext())
-    found = [*decoder.feed(body), *decoder.end()]
-    assert decoder.feed(b"data: {}\n\n") == decoder.end() == []
-    return found
+    return Anthropic().decoder(request or Request(model="m"), head, CallContext())
 
 
-def answer(body: bytes, kind: str = SSE, request: Request | None = None) -> Response:
-    fold = ResponseFold()
-    for event in events(body, kind, request):
-        fold.add(event)
-    assert fold.error is None
-    return fold.response
+events, answered, failure = readers(decoder)
 
 
-def failure(body: bytes, kind: str = SSE, **options: Any) -> ErrorInfo:
-    last = events(body, kind, **options)[-1]
-    assert isinstance(last, StreamFailed)
-    return last.error
+def answer(body: bytes, **options: Any) -> Response:
+    response = answered(body, **options)
+    assert response.error is None
+    return response
 
 
 def sse(*payloads: Any) -> bytes:
@@ -118,7 +107,7 @@ def test_a_stream_and_a_body_are_one_answer() -> None:
         {**CALL, "input": {"b": 1.5, "a": "é"}, "caller": {"type": "direct"}, "toolset_name": None},
     ]
     streamed = answer(stream(*(block(i, start) for i, start in enumerate(blocks)), reason="tool_use"))
-    assert streamed == answer(whole(*blocks, reason="tool_use"), "application/json")
+    assert streamed == answer(whole(*blocks, reason="tool_use"), kind="application/json")
     thought, redacted, said, item, call = streamed.message.parts
     origin = Origin("anthropic", "messages", "m")
     assert isinstance(thought, ReasoningPart)
@@ -258,7 +247,7 @@ def test_what_the_ending_says() -> None:
             stop_sequence="END",
             container=container,
         ),
-        "application/json",
+        kind="application/json",
     )
 
 
@@ -405,7 +394,7 @@ def test_a_block_of_a_later_version_is_kept_where_it_is_whole() -> None:
     ],
 )
 def test_never_a_short_or_empty_success(body: bytes, kind: str, reason: str) -> None:
-    assert failure(body, kind).reason == reason
+    assert failure(body, kind=kind).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -474,8 +463,8 @@ def test_other_tools_are_called_as_ever() -> None:
 
 def test_what_json_cannot_hold_makes_the_arguments_invalid() -> None:
     twice = whole({**CALL, "input": "X"}, reason="tool_use").replace(b'"X"', b'{"a": 1, "a": 2}')
-    assert answer(twice, "application/json").tool_calls[0].arguments_invalid
+    assert answer(twice, kind="application/json").tool_calls[0].arguments_invalid
     body = whole({**CALL, "input": "X"}, reason="tool_use").replace(b'"X"', b'{"a": NaN}')
-    assert answer(body, "application/json").tool_calls[0].arguments_invalid
+    assert answer(body, kind="application/json").tool_calls[0].arguments_invalid
     lone = whole({**CALL, "input": "X"}, reason="tool_use").replace(b'"X"', b'{"a": "\\ud83d"}')
-    assert answer(lone, "application/json").tool_calls[0].arguments == {"a": "\ufffd" * 3}
+    assert answer(lone, kind="application/json").tool_calls[0].arguments == {"a": "\ufffd" * 3}

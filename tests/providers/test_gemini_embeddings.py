@@ -14,7 +14,8 @@ from allm.data.media import EmbeddingRequest
 from allm.errors import ConfigurationError, ValidationError
 from allm.ports import CallContext
 from allm.providers.gemini.embeddings import FULL_SIZE, GeminiEmbeddings
-from tests.embedding_support import JSON, body_of, decoded, differences, failure, response, result_of
+from tests.decoder_support import JSON
+from tests.embedding_support import body_of, decoded, differences, failure, response, result_of
 from tests.faces import Face
 from tests.loopback import Answer, Loopback
 from tests.wire_support import Record, records, splits

@@ -12,9 +12,9 @@ from allm.data.content import ToolCall
 from allm.data.messages import Message, tool_result, user
 from allm.data.requests import Request
 from allm.data.responses import Response
-from allm.folds import ResponseFold
 from allm.ports import CallContext
 from allm.providers.gemini.generate import Gemini
+from tests.decoder_support import events_of, folded
 from tests.wire_support import Record, body_of, head_of, records
 
 RECORDS = records("gemini.generate")
@@ -46,10 +46,7 @@ def test_the_next_request_sends_back_what_the_recorded_one_did(follower: Record)
 def _answer(record: Record) -> Response:
     """The folded answer to the model that was asked, which is what its signatures are bound to."""
     decoder = GEMINI.decoder(Request(model=_model(record)), head_of(record), CallContext())
-    fold = ResponseFold()
-    for event in [*decoder.feed(body_of(record)), *decoder.end()]:
-        fold.add(event)
-    return fold.response
+    return folded(events_of(decoder, [body_of(record)]))
 
 
 def _model(record: Record) -> str:

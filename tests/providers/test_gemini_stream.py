@@ -9,7 +9,6 @@ import pytest
 
 from allm.data.content import AudioPart, ImagePart, OpaquePart, Origin, ReasoningPart, TextPart, ToolCall
 from allm.data.events import (
-    Event,
     MessageCompleted,
     MessageStarted,
     RawChunk,
@@ -18,47 +17,25 @@ from allm.data.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from allm.data.failure import ErrorInfo
 from allm.data.messages import assistant, user
 from allm.data.requests import Request
 from allm.data.responses import Response
-from allm.folds import ResponseFold
-from allm.ports import CallContext, HttpHead
+from allm.ports import CallContext, Decoder, HttpHead
 from allm.providers.gemini.generate import Gemini
+from tests.decoder_support import SSE, folded, readers
 
-SSE = "text/event-stream"
 MODEL = "gemini-3.8-flash"
 OWN = Origin("gemini", "generate", MODEL)
 SIGNED = {"thoughtSignature": "c2ln"}
 GEMINI = Gemini()
 
 
-def events(*reads: bytes, kind: str = SSE, status: int = 200, request: Request | None = None) -> list[Event]:
+def decoder(kind: str = SSE, status: int = 200, request: Request | None = None) -> Decoder:
     head = HttpHead(status, {"content-type": kind})
-    decoder = GEMINI.decoder(request or Request(model=MODEL), head, CallContext())
-    found: list[Event] = []
-    for read in reads:
-        found += decoder.feed(read)
-    found += decoder.end()
-    assert decoder.feed(b"data: {}\n\n") == decoder.end() == []
-    return found
+    return GEMINI.decoder(request or Request(model=MODEL), head, CallContext())
 
 
-def folded(found: list[Event]) -> Response:
-    fold = ResponseFold()
-    for event in found:
-        fold.add(event)
-    return fold.response
-
-
-def answer(*reads: bytes, **options: Any) -> Response:
-    return folded(events(*reads, **options))
-
-
-def failure(*reads: bytes, **options: Any) -> ErrorInfo:
-    last = events(*reads, **options)[-1]
-    assert isinstance(last, StreamFailed)
-    return last.error
+events, answer, failure = readers(decoder)
 
 
 def chunk(*parts: Any, finish: str | None = None, candidate: Any = None, **fields: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 
 from allm.data.messages import tool_result, user
 from allm.data.requests import Request
-from allm.folds import ResponseFold
 from allm.ports import CallContext
+from tests.decoder_support import events_of, folded
 from tests.four_dialects import recorded_adapter
 from tests.wire_support import Record, body_of, head_of, records
 
@@ -51,11 +51,8 @@ def test_all_goes_back(record: Record) -> None:
     adapter, ctx = recorded_adapter(before), CallContext(base_url="https://example.invalid/v1")
     asked = Request(model=before["request"]["json"]["model"], messages=(user("?"),))
     decoder = adapter.decoder(asked, head_of(before), ctx)
-    fold = ResponseFold()
-    for event in [*decoder.feed(body_of(before)), *decoder.end()]:
-        fold.add(event)
+    answer = folded(events_of(decoder, [body_of(before)])).message
     turn, results = sent_back(record)
-    answer = fold.response.message
     given = [
         tool_result(call.id, _text(result["content"]))
         for call, result in zip(answer.tool_calls, results, strict=True)

@@ -9,47 +9,23 @@ from typing import Any
 import pytest
 
 from allm.data.content import AudioPart, ImagePart, ToolCall
-from allm.data.events import Event, MessageCompleted, StreamFailed, ToolCallStarted
-from allm.data.failure import ErrorInfo
+from allm.data.events import MessageCompleted, ToolCallStarted
 from allm.data.messages import assistant, user
 from allm.data.requests import Request
-from allm.data.responses import Response
-from allm.folds import ResponseFold
 from allm.limits import Limits
-from allm.ports import CallContext, HttpHead
+from allm.ports import CallContext, Decoder, HttpHead
 from allm.providers.openai.chat import OpenAIChat
-
-SSE = "text/event-stream"
-
-
-def events(
-    *reads: bytes,
-    kind: str = SSE,
-    status: int = 200,
-    request: Request | None = None,
-    limits: Limits | None = None,
-) -> list[Event]:
-    context = CallContext(limits=limits or Limits())
-    decoder = OpenAIChat().decoder(request or Request(), HttpHead(status, {"content-type": kind}), context)
-    found: list[Event] = []
-    for read in reads:
-        found += decoder.feed(read)
-    found += decoder.end()
-    assert decoder.feed(b"data: {}\n\n") == decoder.end() == []
-    return found
+from tests.decoder_support import SSE, readers
 
 
-def answer(*reads: bytes, **options: Any) -> Response:
-    fold = ResponseFold()
-    for event in events(*reads, **options):
-        fold.add(event)
-    return fold.response
+def decoder(
+    kind: str = SSE, status: int = 200, request: Request | None = None, limits: Limits | None = None
+) -> Decoder:
+    head = HttpHead(status, {"content-type": kind})
+    return OpenAIChat().decoder(request or Request(), head, CallContext(limits=limits or Limits()))
 
 
-def failure(*reads: bytes, **options: Any) -> ErrorInfo:
-    last = events(*reads, **options)[-1]
-    assert isinstance(last, StreamFailed)
-    return last.error
+events, answer, failure = readers(decoder)
 
 
 def stream(*deltas: dict[str, Any], finish: str | None = "stop", done: bool = True) -> bytes:

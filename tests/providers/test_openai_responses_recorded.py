@@ -12,8 +12,8 @@ import pytest
 from allm.data.content import FilePart
 from allm.data.messages import Message, tool_result, user
 from allm.data.requests import Request
-from allm.folds import ResponseFold
 from allm.ports import CallContext
+from tests.decoder_support import events_of, folded
 from tests.four_dialects import recorded_adapter
 from tests.wire_support import Record, body_of, head_of, records
 
@@ -81,10 +81,8 @@ def sent_by_us(record: Record, **options: Any) -> Item:
     model = before["request"]["json"]["model"]
     asked = Request(model=model, messages=(user("?"),))
     decoder = adapter.decoder(asked, head_of(before), ctx)
-    fold = ResponseFold()
-    for event in [*decoder.feed(body_of(before)), *decoder.end()]:
-        fold.add(event)
-    messages = (*asked.messages, fold.response.message, *results_in(record), user("!"))
+    answer = folded(events_of(decoder, [body_of(before)])).message
+    messages = (*asked.messages, answer, *results_in(record), user("!"))
     http = adapter.encode(Request(model=model, messages=messages), ctx)
     assert http.warnings == ()
     body: Item = msgspec.json.decode(http.body)

@@ -18,7 +18,6 @@ from allm.data.content import (
     ToolCall,
 )
 from allm.data.events import (
-    Event,
     MessageCompleted,
     MessageStarted,
     RawChunk,
@@ -29,49 +28,25 @@ from allm.data.events import (
     ToolCallStarted,
     UsageReported,
 )
-from allm.data.failure import ErrorInfo
 from allm.data.messages import assistant, user
 from allm.data.requests import Request, ToolSpec
-from allm.data.responses import Response
-from allm.folds import ResponseFold
 from allm.limits import Limits
-from allm.ports import CallContext, HttpHead
+from allm.ports import CallContext, Decoder, HttpHead
 from allm.preparing import fingerprint
 from allm.providers.openai.responses import OpenAIResponses
+from tests.decoder_support import SSE, readers
 
-SSE = "text/event-stream"
 Data = dict[str, Any]
 
 
-def events(
-    *reads: bytes,
-    kind: str = SSE,
-    request: Request | None = None,
-    limits: Limits | None = None,
-    **options: Any,
-) -> list[Event]:
+def decoder(
+    kind: str = SSE, request: Request | None = None, limits: Limits | None = None, **options: Any
+) -> Decoder:
     context = CallContext(limits=limits or Limits(), adapter_options=options)
-    head = HttpHead(200, {"content-type": kind})
-    decoder = OpenAIResponses().decoder(request or Request(), head, context)
-    found: list[Event] = []
-    for read in reads:
-        found += decoder.feed(read)
-    found += decoder.end()
-    assert decoder.feed(b"data: {}\n\n") == decoder.end() == []
-    return found
+    return OpenAIResponses().decoder(request or Request(), HttpHead(200, {"content-type": kind}), context)
 
 
-def answer(*reads: bytes, **options: Any) -> Response:
-    fold = ResponseFold()
-    for event in events(*reads, **options):
-        fold.add(event)
-    return fold.response
-
-
-def failure(*reads: bytes, **options: Any) -> ErrorInfo:
-    last = events(*reads, **options)[-1]
-    assert isinstance(last, StreamFailed)
-    return last.error
+events, answer, failure = readers(decoder)
 
 
 def line(type: str | None = None, **fields: Any) -> bytes:

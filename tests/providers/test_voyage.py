@@ -15,7 +15,8 @@ from allm.errors import ValidationError
 from allm.ports import CallContext
 from allm.providers import resolve_embedding
 from allm.providers.voyage import VoyageEmbeddings
-from tests.embedding_support import JSON, body_of, decoded, differences, response, result_of
+from tests.decoder_support import JSON
+from tests.embedding_support import body_of, decoded, differences, response, result_of
 from tests.faces import Face
 from tests.loopback import Answer, Loopback
 from tests.wire_support import Record, records, splits
