@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pytest
 import trio
 
 import allm
@@ -85,6 +86,21 @@ class Face:
     async def forever(self) -> None:
         """What an async handler does that must be cancelled."""
         await asyncio.Event().wait()
+
+    def cancelled_once(self, stream: Any, wait: Callable[[], Any]) -> None:
+        """Read `stream`, which another thread cancels as soon as `wait()` has returned."""
+
+        def cancel() -> None:
+            wait()
+            stream.cancel()
+
+        other = threading.Thread(target=cancel)
+        other.start()
+        try:
+            with pytest.raises(allm.CancelledError):
+                self.result(stream)
+        finally:
+            other.join(PATIENCE)
 
     def cancelled_by(self, stream: Any, ready: threading.Event) -> BaseException:
         """Read `stream` in a task that is cancelled once `ready`; what the reader raised."""

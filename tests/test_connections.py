@@ -117,14 +117,5 @@ def test_an_answer_is_whole_though_its_connection_stays_open(way: Way) -> None:
 def test_cancel_ends_a_wait_for_the_network(way: Way, pieces: tuple[bytes, ...]) -> None:
     with Server(*pieces) as server:
         stream = way.face.make("stream", engine_at(server, way), "Hi")
-
-        def cancel() -> None:
-            server.answered.wait(PATIENCE)
-            stream.cancel()
-
-        other = threading.Thread(target=cancel)
-        other.start()
-        with pytest.raises(allm.CancelledError):
-            way.face.result(stream)
-        other.join(PATIENCE)
+        way.face.cancelled_once(stream, lambda: server.answered.wait(PATIENCE))
         assert server.let_go.wait(PATIENCE)

@@ -702,19 +702,10 @@ def test_cancel_from_another_thread(face: Face) -> None:
         return "late"
 
     stream = face.make("stream", fake(calls(("a", "t", {})), DONE, tools=[named("t", waiting)]), "go")
-
-    def cancel() -> None:
-        started.wait(PATIENCE)
-        stream.cancel()
-
-    other = threading.Thread(target=cancel)
-    other.start()
     try:
-        with pytest.raises(allm.CancelledError):
-            face.result(stream)
+        face.cancelled_once(stream, lambda: started.wait(PATIENCE))
     finally:
         release.set()
-        other.join(PATIENCE)
 
 
 def test_cancel_ends_the_wait_before_a_retry(face: Face) -> None:

@@ -283,16 +283,7 @@ def test_cancelling_ends_the_wait_for_an_async_hook(face: Face) -> None:
             stopped.set()
 
     stream = face.make("stream", fake(HELLO), "hi", middleware=[Hooks(before_model=stuck)])
-
-    def cancel() -> None:
-        entered.wait(PATIENCE)
-        stream.cancel()
-
-    other = threading.Thread(target=cancel)
-    other.start()
-    with pytest.raises(allm.CancelledError):
-        face.result(stream)
-    other.join(PATIENCE)
+    face.cancelled_once(stream, lambda: entered.wait(PATIENCE))
     assert stopped.wait(PATIENCE)
 
 

@@ -140,16 +140,7 @@ def test_the_timeout_kills(face: Face, tmp_path: Path, monkeypatch: pytest.Monke
 def test_cancelling_kills(face: Face, tmp_path: Path) -> None:
     victim = Victim(tmp_path)
     stream = face.make("stream", victim.beside(), "go")
-
-    def cancel() -> None:
-        victim.runs()
-        stream.cancel()
-
-    other = threading.Thread(target=cancel)
-    other.start()
-    with pytest.raises(allm.CancelledError):
-        face.result(stream)
-    other.join(PATIENCE)
+    face.cancelled_once(stream, victim.runs)
     waited()
     assert victim.is_gone()
 

@@ -70,6 +70,16 @@ def shown(stream: Any) -> str:
     return text
 
 
+def refuses(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake of use: one line on stderr that says this, and the status 2."""
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("allm: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
 # -- ask ---------------------------------------------------------------------------------------------
 
 
@@ -174,12 +184,7 @@ def test_a_failure_is_one_line_below_what_came(play: Play, capsys: pytest.Captur
     ],
 )
 def test_mistakes_of_use(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("allm: ")
-    assert err.count("\n") == 1
-    assert said in err
+    refuses(arguments, said, capsys)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

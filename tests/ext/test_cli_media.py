@@ -20,7 +20,7 @@ from allm.data.media import packed
 from allm.ext import cli, cli_media, weights
 from allm.ext.inline_images import inline_image
 from allm.ports import CallContext
-from tests.ext.test_cli import Terminal, real, shown, start, typed
+from tests.ext.test_cli import Terminal, real, refuses, shown, start, typed
 
 PNG = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -250,12 +250,7 @@ def test_an_answer_without_an_image_is_a_failure(play: Play, capsys: pytest.Capt
     ],
 )
 def test_mistakes_of_use(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("allm: ")
-    assert err.count("\n") == 1
-    assert said in err
+    refuses(arguments, said, capsys)
 
 
 def test_the_first_key_chooses_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
