@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 import allm
 from allm.ext import store
+from allm.ext.places import data_dir
 from allm.ext.store import MemoryStore, SQLiteStore
 from allm.ports import SessionStore
 from tests.test_loop import DONE, calls, double, fake
@@ -219,6 +220,6 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "w"))
     for platform, place in (("linux", tmp_path / "x" / "allm"), ("win32", tmp_path / "w" / "allm")):
         monkeypatch.setattr(sys, "platform", platform)
-        assert store.data_dir() == place
+        assert data_dir() == place
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert store.data_dir().parts[-3:] == ("Library", "Application Support", "allm")
+    assert data_dir().parts[-3:] == ("Library", "Application Support", "allm")

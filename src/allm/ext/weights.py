@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from allm.errors import ConfigurationError
+from allm.ext.places import cache_dir
 
 Progress = Callable[[int, int | None], None]
 
@@ -43,18 +44,6 @@ _NEXT = (
     f"or set {VARIABLE} to a .gguf file"
 )
 _BLOCK = 1 << 20
-
-
-def cache_dir() -> Path:
-    """`ALLM_CACHE`, else the user's cache directory of this platform; it may not exist yet."""
-    chosen = os.environ.get("ALLM_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "allm"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "allm"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allm"
 
 
 def default_path() -> Path | None:
