@@ -95,8 +95,6 @@ class CompactTool(Tool):
             return NotImplemented
         return self.full == other.full
 
-    __hash__ = None
-
     def __deepcopy__(self, memo: dict[int, Any]) -> CompactTool:
         from copy import deepcopy
 

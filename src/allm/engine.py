@@ -255,8 +255,6 @@ class Engine:
             return NotImplemented
         return all(getattr(self, n) == getattr(other, n) for n in self.__slots__ if n not in _UNCOMPARED)
 
-    __hash__ = None  # type: ignore[assignment]  # holds maps
-
     def __reduce__(self) -> Any:
         return _rebuilt, ({name: getattr(self, name) for name in self.__slots__},)
 

@@ -90,7 +90,7 @@ class ResponseFold:
         for event in events:
             part = parts.get(event.index) if type(event) is TextDelta else None
             if part is not None:
-                part.pieces.append(event.text)  # type: ignore[union-attr]
+                part.pieces.append(event.text)  # type: ignore[union-attr]  # a TextDelta
             else:
                 self.add(event)
 
@@ -265,7 +265,7 @@ class RunFold:
     def add(self, event: Event) -> None:
         kind = type(event)
         if kind is TextDelta and self.in_turn:  # the one kind that comes by the thousand
-            self._turn._text(event)  # type: ignore[arg-type]
+            self._turn._text(event)  # type: ignore[arg-type]  # by its kind
             return
         take = _TAKERS.get(kind)
         if take is not None:
@@ -279,16 +279,16 @@ class RunFold:
             take(self._turn, event)
         elif kind is ToolExecutionStarted:
             self._back = None
-            self.started.append(event.call.id)  # type: ignore[union-attr]
+            self.started.append(event.call.id)  # type: ignore[union-attr]  # by its kind
         elif kind is ToolResultEncoded:
             self._back = None
-            self.results.append(event)  # type: ignore[arg-type]
+            self.results.append(event)  # type: ignore[arg-type]  # by its kind
         elif kind is StepCompleted:
-            self._end_step(event.result)  # type: ignore[union-attr, arg-type]
+            self._end_step(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
         elif kind is ChatCompleted:
-            self.chat = event.result  # type: ignore[union-attr, assignment]
+            self.chat = event.result  # type: ignore[union-attr, assignment]  # by its kind
         elif kind is StreamFailed:
-            self._fail(event)  # type: ignore[arg-type]
+            self._fail(event)  # type: ignore[arg-type]  # by its kind
 
     def _new_turn(self, begun: bool) -> None:
         self._turn = ResponseFold()
@@ -430,7 +430,7 @@ def unfold(response: Response) -> list[Event]:
         elif type(part) is ToolCall:
             events += [ToolCallStarted(part.id, part.name, index), ToolCallCompleted(part, index)]
         else:
-            events.append(RawChunk(None, index, part))  # type: ignore[arg-type]
+            events.append(RawChunk(None, index, part))  # type: ignore[arg-type]  # the other kinds
     if response.usage is not None:
         events.append(UsageReported(response.usage))
     return [*events, MessageCompleted(response)]

@@ -61,13 +61,8 @@ def priced(usage: Usage, price: Price) -> Usage:
         return usage
     input_cost = _input_cost(usage, price) if usage.input_cost is None else usage.input_cost
     output_cost = _cost(usage.output_tokens, price.output) if usage.output_cost is None else usage.output_cost
-    known = input_cost is not None and output_cost is not None
-    return replace(
-        usage,
-        input_cost=input_cost,
-        output_cost=output_cost,
-        total_cost=input_cost + output_cost if known else None,  # type: ignore[operator]
-    )
+    total_cost = _sum([input_cost, output_cost])
+    return replace(usage, input_cost=input_cost, output_cost=output_cost, total_cost=total_cost)
 
 
 def _input_cost(usage: Usage, price: Price) -> float | None:
@@ -80,8 +75,13 @@ def _input_cost(usage: Usage, price: Price) -> float | None:
         (read, price.cache_read),
         (written, price.cache_write),
     )
-    costs = [_cost(tokens, rate) for tokens, rate in parts if tokens]
-    return None if None in costs else sum(costs)  # type: ignore[arg-type]
+    return _sum([_cost(tokens, rate) for tokens, rate in parts if tokens])
+
+
+def _sum(costs: list[float | None]) -> float | None:
+    """The whole, unless one is not known."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def _cost(tokens: int | None, rate: float | None) -> float | None:

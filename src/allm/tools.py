@@ -101,8 +101,6 @@ class AskUser(_Value):
             return NotImplemented
         return (self.question, self.choices, self.options) == (other.question, other.choices, other.options)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"AskUser({self.question!r}, {self.choices!r}, **{self.options!r})"
 
@@ -279,8 +277,6 @@ class Tool(_Value):
             return NotImplemented
         mine, theirs = (self.spec, self._policies), (other.spec, other._policies)
         return mine == theirs and _same(self.handler, other.handler)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, handler={self.spec.handler!r})"
@@ -553,8 +549,10 @@ def imported(name: str) -> Callable[..., Any]:
 
     module, _, path = name.partition(":")
     found: Any = _walk(import_module(module), path)
-    handler: Any = found.handler if isinstance(found, Tool) else found
-    return handler  # type: ignore[no-any-return]
+    if isinstance(found, Tool):
+        found = found.handler
+    handler: Callable[..., Any] = found
+    return handler
 
 
 def _spec_problems(
@@ -669,7 +667,8 @@ def is_async(handler: Any) -> bool:
         return handler.is_async
     code = getattr(handler, "__code__", None)
     if code is None:
-        code = getattr(getattr(type(handler), "__call__", None), "__code__", None)  # noqa: B004
+        calls = getattr(type(handler), "__call__", None)  # noqa: B004 - its code is wanted
+        code = getattr(calls, "__code__", None)
     flags = getattr(code, "co_flags", 0)
     marker = getattr(handler, "_is_coroutine_marker", None)  # set by inspect.markcoroutinefunction
     marked = marker is not None and marker is getattr(sys.modules.get("inspect"), "_is_coroutine_mark", None)
