@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 import allm
-from allm.ext import cli, weights
+from allm.ext import cli, cli_chat, weights
+from allm.ext.screen import Screen
 from allm.ext.store import SQLiteStore
 from allm.providers.fake import FakeAdapter
 
@@ -241,7 +242,7 @@ def test_an_unexpected_error_has_no_traceback(
 
 def chosen(*arguments: str) -> str:
     parsed = cli._parser().parse_args(["ask", "x", *arguments])
-    return str(cli._engine(parsed.model, parsed, cli.Screen()).model)
+    return str(cli._engine(parsed.model, parsed, Screen()).model)
 
 
 def test_the_model_is_chosen_in_order(
@@ -415,7 +416,7 @@ def test_a_chat_that_was_cut_goes_on(
             super().save(session, expected_revision)
             saved.append(session)
 
-    monkeypatch.setattr(cli, "SQLiteStore", Recording)
+    monkeypatch.setattr(cli_chat, "SQLiteStore", Recording)
     typed(monkeypatch, "go")
     assert cli.main(["chat", "--tools", str(path)]) == 0
     assert [session.status for session in saved] == ["interrupted"] * 4 + ["completed"]
@@ -437,14 +438,14 @@ def test_a_turn_that_the_user_stops_leaves_nothing(
     path.write_text("import allm\n@allm.tool\ndef first() -> str:\n    return 'done'\n")
     call = {"tool_call": {"id": "a", "name": "first"}}
     play([call], [{"text": "one"}], [call])
-    shows = cli._Chat._event
+    shows = cli_chat._Chat._event
 
     def stops(self: Any, event: Any) -> None:
         shows(self, event)
         if isinstance(event, allm.ToolResultEncoded) and stopping:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli._Chat, "_event", stops)
+    monkeypatch.setattr(cli_chat._Chat, "_event", stops)
     stopping = True
     typed(monkeypatch, "go")
     assert cli.main(["chat", "--tools", str(path)]) == 130

@@ -16,6 +16,7 @@ from typing import Any, Final
 import allm
 from allm.ext import cli
 from allm.ext.inline_images import inline_image
+from allm.ext.screen import Screen, is_terminal
 
 IMAGE_MODELS: Final = {
     "OPENAI_API_KEY": "openai:gpt-image-2",
@@ -68,7 +69,7 @@ def _check_target(path: Path, force: bool) -> None:
         raise allm.ConfigurationError(f"{path} is there already: --force overwrites it, -o names another")
 
 
-def _followed(stream: Any, screen: cli.Screen, unit: str, show: Callable[[Any], None]) -> Any:
+def _followed(stream: Any, screen: Screen, unit: str, show: Callable[[Any], None]) -> Any:
     """The result of a stream. `show` gets its events; the terminal tells how far it is."""
     with stream as events:
         for event in events:
@@ -100,7 +101,7 @@ def _image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_image)
 
 
-def _image(arguments: argparse.Namespace, screen: cli.Screen) -> int:
+def _image(arguments: argparse.Namespace, screen: Screen) -> int:
     output = Path(arguments.output or "image.png").expanduser()
     for path in numbered(output, arguments.n):
         _check_target(path, arguments.force)
@@ -175,7 +176,7 @@ def numbered(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
 
 
-def _keep(image: allm.Image, path: Path, arguments: argparse.Namespace, screen: cli.Screen) -> None:
+def _keep(image: allm.Image, path: Path, arguments: argparse.Namespace, screen: Screen) -> None:
     """Save a picture, show it where the terminal can, and say where it is."""
     if image.data is None:
         screen.line(image.url or "")
@@ -195,7 +196,7 @@ def _keep(image: allm.Image, path: Path, arguments: argparse.Namespace, screen: 
         screen.note(line)
         return
     columns = shutil.get_terminal_size().columns
-    if cli._is_terminal(sys.stdout) and (shown := inline_image(image, os.environ, columns)):
+    if is_terminal(sys.stdout) and (shown := inline_image(image, os.environ, columns)):
         screen.end_bar()
         sys.stdout.write(f"{shown}\n")
     screen.line(line)
@@ -239,7 +240,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_embed)
 
 
-def _embed(arguments: argparse.Namespace, screen: cli.Screen) -> int:
+def _embed(arguments: argparse.Namespace, screen: Screen) -> int:
     output = Path(arguments.output).expanduser() if arguments.output else None
     if output is not None:
         _check_target(output, arguments.force)
@@ -285,7 +286,7 @@ def _texts(arguments: argparse.Namespace) -> dict[int, str]:
     return texts
 
 
-def _embed_model(named: str | None, screen: cli.Screen) -> str:
+def _embed_model(named: str | None, screen: Screen) -> str:
     """The model that was named, or that of a key, or the local one, made ready."""
     chosen = named or _model_of_a_key(EMBED_MODELS)
     ref = cli._ref(chosen or "local")
@@ -298,7 +299,7 @@ def _embed_model(named: str | None, screen: cli.Screen) -> str:
 
 
 def _write(
-    response: allm.EmbeddingResponse, texts: Iterable[int], output: Path | None, screen: cli.Screen
+    response: allm.EmbeddingResponse, texts: Iterable[int], output: Path | None, screen: Screen
 ) -> None:
     """A line for each vector that came."""
     lines = (_line(index, response[at]) for at, index in zip(range(len(response)), texts, strict=False))
