@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from allm import preparing
 from allm.data.codec import from_json, to_json
 from allm.data.content import (
     AudioPart,
@@ -28,7 +27,16 @@ from allm.data.content import (
 from allm.data.messages import Message, Thread, assistant, system, tool_result, user
 from allm.data.requests import ModelRef, ToolSpec
 from allm.errors import ConfigurationError, ValidationError
-from allm.preparing import UNSIGNED_CALL, Report, Target, fingerprint, prepare, same_model
+from allm.preparing import (
+    UNSIGNED_CALL,
+    Report,
+    Target,
+    fingerprint,
+    fingerprints,
+    pairing,
+    prepare,
+    same_model,
+)
 
 ANTHROPIC = Target("anthropic", "messages", "claude-sonnet-5-5")
 OPENAI = Target("openai", "responses", "gpt-6-luna")
@@ -441,7 +449,7 @@ def test_text_that_no_wire_takes_has_a_fingerprint() -> None:
 @pytest.mark.parametrize("edited", [False, True])
 def test_each_message_is_read_once_or_twice(monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
     thread: list[Message] = []
-    chain, head = preparing._Chain(), fingerprint([]).partition(":")[0]
+    chain, head = fingerprints.Chain(), fingerprint([]).partition(":")[0]
     for index in range(100):
         asked = user(f"question {index}")
         chain.add([asked])
@@ -452,15 +460,16 @@ def test_each_message_is_read_once_or_twice(monkeypatch: pytest.MonkeyPatch, edi
     if edited:
         thread[0] = user("something else")
     read: list[Message] = []
-    shown: Callable[[Message], str] = preparing._shown
+    shown: Callable[[Message], str] = fingerprints._shown
 
     def counted(message: Message) -> str:
         read.append(message)
         return shown(message)
 
-    monkeypatch.setattr(preparing, "_shown", counted)
+    monkeypatch.setattr(fingerprints, "_shown", counted)
     _, report = prepare(thread, ANTHROPIC)
     assert len(report.changes) == (100 if edited else 0)
+    assert bool(read) is edited  # what is known of a message is kept with it
     assert len(read) <= len(thread) * (2 if edited else 1)
 
 
@@ -520,14 +529,14 @@ def test_an_orphan_call_is_answered() -> None:
 def test_one_result_answers_one_of_two_calls_with_the_same_id() -> None:
     done, report = prepare([assistant([call("c1"), call("c1")]), tool_result("c1", "1")], OPENAI)
     first, second = done[0].tool_calls
-    assert done[1:] == (tool_result(first.id, "1"), preparing._no_result(second))
+    assert done[1:] == (tool_result(first.id, "1"), pairing._no_result(second))
     assert [change.path for change in report.changes] == ["messages[0].content[1]"] * 2
 
 
 def test_a_result_answers_the_latest_call_of_its_id() -> None:
     thread = [assistant([call("c1")]), user("wait"), assistant([call("c1")]), tool_result("c1", "1")]
     done, _ = prepare(thread, OPENAI)
-    assert [message.text for message in done if message.role == "tool"] == [preparing.NO_RESULT, "1"]
+    assert [message.text for message in done if message.role == "tool"] == [pairing.NO_RESULT, "1"]
     assert done[4].tool_call_id == done[3].tool_calls[0].id != "c1"
 
 

@@ -25,7 +25,6 @@ RESERVED_NAMES: Final = frozenset({"auto", "none", "required"})
 """Words of `tool_choice`, so no tool may be called like that."""
 
 _NAME_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-
 MAX_RESULT: Final = 256 * 1024
 """Bytes of text that the result of a tool may have, unless the tool says otherwise."""
 

@@ -13,7 +13,6 @@ from allm.data.messages import Message
 from allm.errors import AllmError, ToolError
 
 MAX_NAME: Final = 64
-
 _MAX_MESSAGE: Final = 4000  # characters of an error's text that the model sees
 
 

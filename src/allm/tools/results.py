@@ -21,7 +21,6 @@ ASK_USER_PLACEHOLDER: Final = "<awaiting user response>"
 Content = str | tuple[Part, ...]
 
 _BYTES: Final = (bytes, bytearray, memoryview)  # as text in base64 they would say nothing to a model
-
 _RESULT_PARTS: Final = (TextPart, ImagePart, AudioPart, FilePart, OpaquePart)
 
 
