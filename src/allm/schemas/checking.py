@@ -1,27 +1,16 @@
-"""JSON Schema: values checked locally, and the schemas and conversions of Python types.
-
-`problems(value, schema)` checks a JSON value; `schema_of(type)` and `convert(value, type)` serve
-tool arguments and structured output alike. Schemas are read as draft 2020-12 says; references are
-followed inside the document only.
-"""
+"""JSON values checked against a schema, and what of a schema is not checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import UnionType
-from typing import Any, Final, Union, get_args, get_origin
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
-
-from allm.errors import ConfigurationError, ValidationError
 
 Problem = tuple[str, str]
 """A path such as `items[0].name` (empty for the value itself) and a reason for people and models."""
 
 _SHOWN: Final = 60  # characters of a value that a reason quotes
-
-
-# Checking values
 
 
 def problems(value: Any, schema: Any) -> list[Problem]:
@@ -64,7 +53,8 @@ class _Checker:
         return not self.check(value, schema, path)
 
 
-def _child(path: str, key: str) -> str:
+def child(path: str, key: str) -> str:
+    """The path of a property of what stands at `path`."""
     return f"{path}.{key}" if path else key
 
 
@@ -135,7 +125,7 @@ def _properties(checker: _Checker, value: Any, schema: dict[str, Any], path: str
     found: list[Problem] = []
     for name, inner in schema["properties"].items():
         if name in value:
-            found += checker.check(value[name], inner, _child(path, name))
+            found += checker.check(value[name], inner, child(path, name))
     return found
 
 
@@ -146,7 +136,7 @@ def _pattern_properties(checker: _Checker, value: Any, schema: dict[str, Any], p
     for pattern, inner in schema["patternProperties"].items():
         for name in value:
             if _matches(pattern, name, False):
-                found += checker.check(value[name], inner, _child(path, name))
+                found += checker.check(value[name], inner, child(path, name))
     return found
 
 
@@ -157,21 +147,21 @@ def _additional(checker: _Checker, value: Any, schema: dict[str, Any], path: str
     rest = [key for key in value if key not in known and not any(_matches(p, key, False) for p in patterns)]
     inner = schema["additionalProperties"]
     if inner is False:
-        return [(_child(path, key), "unknown property") for key in rest]
-    return [problem for key in rest for problem in checker.check(value[key], inner, _child(path, key))]
+        return [(child(path, key), "unknown property") for key in rest]
+    return [problem for key in rest for problem in checker.check(value[key], inner, child(path, key))]
 
 
 def _required(checker: _Checker, value: Any, schema: dict[str, Any], path: str) -> list[Problem]:
     if not isinstance(value, dict):
         return []
-    return [(_child(path, name), "required, but missing") for name in schema["required"] if name not in value]
+    return [(child(path, name), "required, but missing") for name in schema["required"] if name not in value]
 
 
 def _property_names(checker: _Checker, value: Any, schema: dict[str, Any], path: str) -> list[Problem]:
     if not isinstance(value, dict):
         return []
     inner = schema["propertyNames"]
-    found = [(_child(path, key), checker.check(key, inner, "")) for key in value]
+    found = [(child(path, key), checker.check(key, inner, "")) for key in value]
     return [(at, f"the name {reason}") for at, inside in found for _, reason in inside]
 
 
@@ -179,7 +169,7 @@ def _dependent_required(checker: _Checker, value: Any, schema: dict[str, Any], p
     if not isinstance(value, dict):
         return []
     return [
-        (_child(path, other), f"required together with {name}, but missing")
+        (child(path, other), f"required together with {name}, but missing")
         for name, others in schema["dependentRequired"].items()
         if name in value
         for other in others
@@ -424,7 +414,7 @@ def unknown_keywords(schema: Any) -> list[str]:
     the document; `pattern` and `patternProperties`, where Python cannot read one.
     """
     found: set[str] = set()
-    for node in _subschemas(schema):
+    for node in subschemas(schema):
         found.update(name for name in node if name not in _RULES and name not in _SILENT)
         if "$ref" in node and _resolve(schema, node["$ref"]) is None:
             found.add("$ref")
@@ -447,7 +437,7 @@ def _unreadable(node: dict[str, Any]) -> Iterator[str]:
             yield keyword
 
 
-def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
     """`schema` and every schema inside it, without following references."""
     waiting = [schema]
     while waiting:
@@ -460,281 +450,3 @@ def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
         waiting += [
             inner for name in _MAPS if isinstance(node.get(name), dict) for inner in node[name].values()
         ]
-
-
-# Answers
-
-
-def answer_value(text: str, root: str | None = None) -> Any:
-    """The JSON value in the text of an answer; `root` is the property of its object that holds the value.
-
-    Beside JSON alone, what stands between fences is taken, with words around it; no other guess is made.
-    Raises `ValidationError` with the reason.
-    """
-    text = text.strip(_SPACE)
-    if not text:
-        raise ValidationError.of("the answer is not JSON", ("", "it is empty"))
-    if text[0] not in '{["' and _FENCE in text:
-        text = _fenced(text)
-    try:
-        value = msgspec.json.decode(text.encode("utf-8", "surrogatepass"))
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValidationError.of("the answer is not JSON", ("", str(error))) from None
-    if root is not None and isinstance(value, dict) and root in value:
-        return value[root]
-    return value
-
-
-_SPACE: Final = " \t\n\r"
-_FENCE: Final = "```"
-
-
-def _fenced(text: str) -> str:
-    """What stands between the line of the first fence and the last one. JSON may itself hold fences."""
-    _, _, inside = text.partition(_FENCE)
-    _, _, inside = inside.partition("\n")
-    return inside.rpartition(_FENCE)[0] or inside
-
-
-def is_object(schema: dict[str, Any]) -> bool:
-    """Whether every value that fits is an object by the words of its root, as providers read it."""
-    target = inlined(schema, {**schema.get("definitions", {}), **schema.get("$defs", {})})
-    return target.get("type") == "object" or not _SHAPING & target.keys()
-
-
-_SHAPING: Final = frozenset({"type", "$ref", "enum", "const", "anyOf", "oneOf", "allOf"})
-
-
-def in_object(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object whose one property `name` is what `schema` describes; references follow it there."""
-    inner = {key: item for key, item in schema.items() if key not in ("$schema", "$defs", "definitions")}
-    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    moved: dict[str, Any] = _moved({"properties": {name: inner}, **shared}, f"#/properties/{name}")
-    return {"type": "object", "required": [name], "additionalProperties": False, **moved}
-
-
-def _moved(node: Any, root: str) -> Any:
-    """A copy whose references to the root, and to what is not a definition, begin at `root`."""
-    if isinstance(node, list):
-        return [_moved(item, root) for item in node]
-    if not isinstance(node, dict):
-        return node
-    copy = {key: _moved(item, root) for key, item in node.items()}
-    ref = node.get("$ref")
-    if isinstance(ref, str) and ref.startswith("#") and not ref.startswith(("#/$defs/", "#/definitions/")):
-        copy["$ref"] = root + ref[1:]
-    return copy
-
-
-# Python types
-
-
-def schema_name(type: Any) -> str:
-    """A name for the schema of a type that every provider takes: letters, digits and underscores."""
-    name = getattr(type, "__name__", "")
-    return "".join([c if c.isascii() and c.isalnum() else "_" for c in name])[:64] or "response"
-
-
-def schema_of(type: Any) -> dict[str, Any]:
-    """The JSON Schema of a Python type, its root written out, other named types under `$defs`.
-
-    Knows what msgspec knows (Struct, dataclass, TypedDict, NamedTuple, Enum, Literal, containers,
-    unions, `Annotated` with `Meta`), pydantic models at any depth, and unions of them at the root.
-    Raises `ConfigurationError` for any other type.
-    """
-    (schema,), defs = schemas_of((type,))
-    return with_definitions(inlined(schema, defs), defs)
-
-
-def schemas_of(types: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One schema for each type, and the definitions that all of them refer to as `#/$defs/<name>`."""
-    try:
-        return _components(types)
-    except TypeError:
-        members = [(type,) if _accepted(type) else _members(type) for type in types]
-    flat, defs = _components([member for group in members for member in group])
-    parts = iter(flat)
-    grouped = [[next(parts) for _ in group] for group in members]
-    return [group[0] if len(group) == 1 else {"anyOf": group} for group in grouped], defs
-
-
-def inlined(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
-    """`schema` with a `$ref` at its own root replaced by what it refers to; siblings win."""
-    seen: set[str] = set()
-    while isinstance(ref := schema.get("$ref"), str) and ref not in seen:
-        seen.add(ref)
-        target = defs.get(ref.removeprefix("#/$defs/"))
-        if target is None:
-            break
-        schema = {**target, **{name: item for name, item in schema.items() if name != "$ref"}}
-    return schema
-
-
-def with_definitions(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
-    """`schema` with those of `defs` under `$defs` that it leads to, in their order."""
-    used: set[str] = set()
-    waiting: list[Any] = [schema]
-    while waiting:
-        for node in _subschemas(waiting.pop()):
-            name = str(node.get("$ref", "")).removeprefix("#/$defs/")
-            if name in defs and name not in used:
-                used.add(name)
-                waiting.append(defs[name])
-    kept = {name: item for name, item in defs.items() if name in used}
-    return {**schema, "$defs": kept} if kept else schema
-
-
-def _components(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    types = tuple(types)
-    taken: set[str] = set()
-    for _ in range(2):  # the second time with the names that msgspec gave, where they clash
-        extra: dict[str, Any] = {}
-        schemas, defs = msgspec.json.schema_components(
-            types, schema_hook=_model_hook(extra, taken), ref_template="#/$defs/{name}"
-        )
-        taken = set(defs)
-        if not taken & set(extra):
-            break
-    return list(schemas), {**defs, **extra}
-
-
-def _model_hook(extra: dict[str, Any], taken: set[str]) -> Callable[[type], dict[str, Any]]:
-    """Schemas of pydantic models for msgspec; their definitions go to `extra`, renamed on a clash."""
-
-    def hook(type: Any) -> dict[str, Any]:
-        if not _is_model(type):
-            raise NotImplementedError
-        schema: dict[str, Any] = dict(type.model_json_schema())
-        inner = schema.pop("$defs", {})
-        names = {name: _free_name(name, inner[name], extra, taken) for name in inner}
-        for name, item in inner.items():
-            extra[names[name]] = _renamed(item, names)
-        result: dict[str, Any] = _renamed(schema, names)
-        return result
-
-    return hook
-
-
-def _free_name(name: str, item: Any, extra: dict[str, Any], taken: set[str]) -> str:
-    free, number = name, 2
-    while free in taken or (free in extra and extra[free] != item):
-        free, number = f"{name}_{number}", number + 1
-    return free
-
-
-def _renamed(node: Any, names: dict[str, str]) -> Any:
-    """A copy whose references follow `names`."""
-    if isinstance(node, list):
-        return [_renamed(item, names) for item in node]
-    if not isinstance(node, dict):
-        return node
-    copy = {key: _renamed(item, names) for key, item in node.items()}
-    if isinstance(ref := node.get("$ref"), str):
-        name = ref.removeprefix("#/$defs/")
-        copy["$ref"] = f"#/$defs/{names.get(name, name)}"
-    return copy
-
-
-def _accepted(type: Any) -> bool:
-    try:
-        _components((type,))
-    except TypeError:
-        return False
-    return True
-
-
-def _is_union(type: Any) -> bool:
-    return get_origin(type) in (Union, UnionType)
-
-
-def _members(type: Any) -> tuple[Any, ...]:
-    if _is_union(type) and all(map(_accepted, get_args(type))):
-        return get_args(type)
-    raise ConfigurationError(f"no JSON Schema can be made for the type {type!r}")
-
-
-def _is_model(type: Any) -> bool:
-    return hasattr(type, "model_json_schema") and hasattr(type, "model_validate_json")
-
-
-def convert(value: Any, type: Any) -> Any:
-    """The JSON value `value` as `type`; whole floats pass for integers, nothing else is guessed.
-
-    Raises `ValidationError` with the path and the reason, `ConfigurationError` for a type that
-    `schema_of` does not know.
-    """
-    if _is_model(type):
-        return _model(value, type)
-    try:
-        return msgspec.convert(value, type, str_keys=True, dec_hook=_nested_model)
-    except msgspec.ValidationError as error:
-        return _again(value, type, error)
-    except RecursionError:
-        raise ValidationError.of("the value does not fit", ("", "nested too deeply")) from None
-    except TypeError:
-        if not _is_union(type):
-            raise ConfigurationError(f"values cannot be converted to the type {type!r}") from None
-    return _first_fitting(value, get_args(type))
-
-
-def _again(value: Any, type: Any, error: msgspec.ValidationError) -> Any:
-    try:
-        return msgspec.convert(_whole(value), type, str_keys=True, dec_hook=_nested_model)
-    except msgspec.ValidationError:
-        raise ValidationError.of("the value does not fit", _located(error)) from error
-
-
-def _whole(value: Any) -> Any:
-    """A copy in which floats such as 3.0 are integers: JSON has one kind of number."""
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _located(error: msgspec.ValidationError) -> Problem:
-    reason, _, path = str(error).partition(" - at `$")
-    return path.removesuffix("`").removeprefix("."), reason.replace("`", "")
-
-
-def _first_fitting(value: Any, types: Sequence[Any]) -> Any:
-    found: list[Problem] = []
-    for type in types:
-        try:
-            return convert(value, type)
-        except ValidationError as error:
-            found += error.errors
-    raise ValidationError.of("the value fits no member of the union", *found)
-
-
-def _model(value: Any, type: Any) -> Any:
-    """A pydantic model by its own rules for JSON."""
-    try:
-        return type.model_validate_json(msgspec.json.encode(value))
-    except ValueError as error:
-        raise ValidationError.of("the value does not fit", *_model_problems(error)) from error
-
-
-def _model_problems(error: ValueError) -> list[Problem]:
-    listed = getattr(error, "errors", None)
-    if not callable(listed):
-        return [("", str(error))]
-    return [(_joined(item.get("loc", ())), str(item.get("msg", ""))) for item in listed()]
-
-
-def _joined(location: Iterable[str | int]) -> str:
-    path = ""
-    for step in location:
-        path = f"{path}[{step}]" if isinstance(step, int) else _child(path, str(step))
-    return path
-
-
-def _nested_model(type: Any, value: Any) -> Any:
-    if not _is_model(type):
-        raise NotImplementedError(f"no conversion to {type!r}")
-    try:
-        return type.model_validate_json(msgspec.json.encode(value))
-    except ValueError as error:
-        listed = [f"{path}: {reason}" if path else reason for path, reason in _model_problems(error)]
-        raise ValueError("; ".join(listed)) from None
