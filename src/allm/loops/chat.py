@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from allm.data.events import ChatCompleted
+from allm.data.events import ChatCompleted, Event, StreamFailed
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread
 from allm.data.responses import ChatResult, StepResult
-from allm.errors import AllmError, raised
+from allm.errors import AllmError
 from allm.folds import RunFold
-from allm.loops.effects import Loop, NewId, ask
-from allm.loops.exchange import guarded
+from allm.loops.effects import Loop, NewId
+from allm.loops.exchange import failed
 from allm.loops.generate import generate
 from allm.loops.plan import Plan, next_request
 from allm.loops.step import step
@@ -25,15 +24,47 @@ _GO_ON: Final = "Go on. When all is done, call the tool {}."
 
 def chat_run(plan: Plan, fold: RunFold) -> Loop[None]:
     """A chat as a whole run: its events, its failures, one terminal event."""
-    return guarded(_chat(_metered(plan), fold), fold)
+    plan = _metered(plan)
+    last: Event
+    try:
+        run_id = yield from _run_id(plan)
+        ended = yield from turns(plan, fold, run_id, plan.base, 0)
+        if plan.output is not None:
+            from allm.loops.structured import finished
+
+            ended = yield from finished(plan, fold, run_id, ended)
+        last = ChatCompleted(_chat_result(plan, fold, ended.result, ended.reason, ended.metadata))
+    except AllmError as error:
+        info = yield from _cause(plan, error)
+        halted = _halt_of(info)
+        if halted is None:
+            last = StreamFailed(info)
+        else:
+            reason, metadata = halted
+            last = ChatCompleted(replace(fold.result(), halted_reason=reason, metadata=metadata))
+    fold.add(last)
+    yield last
 
 
 def step_run(plan: Plan, fold: RunFold) -> Loop[None]:
-    return guarded(_bounded(_one_step, plan, fold), fold)
+    """One step as a whole run. It cannot halt: a budget that is spent is its failure."""
+    plan = _metered(plan)
+    try:
+        run_id = yield from _run_id(plan)
+        yield from step(plan, plan.base, fold, run_id, 0)
+    except AllmError as error:
+        yield from failed(fold, (yield from _cause(plan, error)))
 
 
 def generate_run(plan: Plan, fold: RunFold) -> Loop[None]:
-    return guarded(_bounded(_one_turn, plan, fold), fold)
+    """One model turn as a whole run, which cannot halt either."""
+    plan = _metered(plan)
+    try:
+        run_id = yield from _run_id(plan)
+        request = next_request(plan, plan.base)
+        yield from generate(plan, request, fold, f"{run_id}/{plan.revision}/model")
+    except AllmError as error:
+        yield from failed(fold, (yield from _cause(plan, error)))
 
 
 RUNS = {"response": generate_run, "step": step_run, "chat": chat_run}
@@ -48,54 +79,12 @@ def _metered(plan: Plan) -> Plan:
     return replace(plan, meter=Meter(plan.budget))
 
 
-def _bounded(run: Callable[[Plan, RunFold], Loop[None]], plan: Plan, fold: RunFold) -> Loop[None]:
-    """A run that cannot halt: a budget that is spent is its failure."""
-    plan = _metered(plan)
-    try:
-        yield from run(plan, fold)
-    except AllmError as error:
-        if plan.meter is None:
-            raise
-        raise raised((yield from plan.meter.cause(error.info))) from error
+def _cause(plan: Plan, error: AllmError) -> Loop[ErrorInfo]:
+    return error.info if plan.meter is None else (yield from plan.meter.cause(error.info))
 
 
 def _run_id(plan: Plan) -> Loop[str]:
-    return plan.session_id or (yield from ask(NewId()))
-
-
-def _one_turn(plan: Plan, fold: RunFold) -> Loop[None]:
-    run_id = yield from _run_id(plan)
-    yield from generate(plan, next_request(plan, plan.base), fold, f"{run_id}/{plan.revision}/model")
-
-
-def _one_step(plan: Plan, fold: RunFold) -> Loop[None]:
-    run_id = yield from _run_id(plan)
-    yield from step(plan, plan.base, fold, run_id, 0)
-
-
-def _chat(plan: Plan, fold: RunFold) -> Loop[None]:
-    try:
-        result = yield from _result(plan, fold)
-    except AllmError as error:
-        info = error.info if plan.meter is None else (yield from plan.meter.cause(error.info))
-        halted = _halt_of(info)
-        if halted is None:
-            raise
-        reason, metadata = halted
-        result = replace(fold.result(), halted_reason=reason, metadata=metadata)
-    event = ChatCompleted(result)
-    fold.add(event)
-    yield event
-
-
-def _result(plan: Plan, fold: RunFold) -> Loop[ChatResult]:
-    run_id = yield from _run_id(plan)
-    ended = yield from turns(plan, fold, run_id, plan.base, 0)
-    if plan.output is not None:
-        from allm.loops.structured import finished
-
-        ended = yield from finished(plan, fold, run_id, ended)
-    return _chat_result(plan, fold, ended.result, ended.reason, ended.metadata)
+    return plan.session_id or (yield NewId())
 
 
 class Ended(Struct, frozen=True):

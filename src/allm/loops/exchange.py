@@ -26,7 +26,7 @@ from allm.loops.effects import (
     ask,
 )
 from allm.loops.plan import Plan
-from allm.ports import CallContext, HttpRequest
+from allm.ports import CallContext, HttpHead, HttpRequest
 from allm.retry import delay_before_next
 
 T = TypeVar("T")
@@ -46,14 +46,14 @@ def retried(
             return (yield from attempt(source))
         except AllmError as error:
             info = _located(error.info, plan, model, number)
-            yield from ask(CloseBody())
+            yield CloseBody()
             delay = None
             if not source.committed:
                 delay = delay_before_next(plan.retry, number, info, (yield from ask(Draw())))
             if delay is None:
                 raise raised(info) from error
             yield Retrying(number, delay, info)
-            yield from ask(Sleep(delay))
+            yield Sleep(delay)
 
 
 def _located(info: ErrorInfo, plan: Plan, model: str | None, attempt: int) -> ErrorInfo:
@@ -119,7 +119,7 @@ class _Wire:
     def open(self) -> Loop[None]:
         http = self.encoded or self.adapter.encode(self.request, self.ctx)
         self.warnings = http.warnings
-        head = yield from ask(OpenHttp(self.ctx.id, http, self.ctx.timeouts, self.route))
+        head: HttpHead = yield OpenHttp(self.ctx.id, http, self.ctx.timeouts, self.route)
         if not 200 <= head.status < 300:
             body = yield from self._refusal()
             raise raised(self.adapter.explain(head.status, head.headers, body))
@@ -211,6 +211,11 @@ def guarded(loop: Loop[Any], fold: Any) -> Generator[Any, Any, None]:
     try:
         yield from loop
     except AllmError as error:
-        failed = StreamFailed(error.info)
-        fold.add(failed)
-        yield failed
+        yield from failed(fold, error.info)
+
+
+def failed(fold: Any, info: ErrorInfo) -> Loop[None]:
+    """The terminal event of a run that failed."""
+    event = StreamFailed(info)
+    fold.add(event)
+    yield event

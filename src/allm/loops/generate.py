@@ -20,7 +20,7 @@ from allm.data.requests import Request
 from allm.data.responses import Response, Usage
 from allm.errors import raised
 from allm.folds import RunFold
-from allm.loops.effects import Batch, CloseBody, Loop, ask
+from allm.loops.effects import Batch, CloseBody, Loop
 from allm.loops.exchange import Source, cut_short, retried, source_of
 from allm.loops.plan import Plan
 
@@ -48,8 +48,8 @@ def generate(plan: Plan, request: Request, fold: RunFold, effect_id: str) -> Loo
     if plan.middleware:
         from allm.loops.middleware import around
 
-        return (yield from around(plan, request, fold, effect_id, turn))
-    return (yield from turn(plan, request, fold, effect_id))
+        return around(plan, request, fold, effect_id, turn)
+    return turn(plan, request, fold, effect_id)
 
 
 def _turn(
@@ -107,19 +107,11 @@ def _answered(plan: Plan, request: Request, fold: RunFold, hop: _Hop) -> Loop[Re
     """One answer, retried before its first content; gives how it ended."""
     ctx = replace(plan.ctx, id=hop.effect_id)
     encoded = plan.first if request is plan.request else None
-
-    def attempt(source: Source) -> Loop[Response]:
-        ended = yield from _attempt(plan, request, source, fold, hop)
-        hop.warnings.extend([*source.warnings, *ended.warnings])
-        return ended
-
-    return (
-        yield from retried(
-            plan,
-            request.model,
-            lambda: source_of(plan.adapter, request, ctx, encoded, route=plan.route),
-            attempt,
-        )
+    return retried(
+        plan,
+        request.model,
+        lambda: source_of(plan.adapter, request, ctx, encoded, route=plan.route),
+        lambda source: _attempt(plan, request, source, fold, hop),
     )
 
 
@@ -152,7 +144,10 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
             yield Batch(shown, fold.follow(shown))
             fold.settle()
         if ended is not None:
-            return (yield from _ended(plan, ended, events))
+            response = _ended(plan, ended, events)
+            yield CloseBody(whole=True)
+            hop.warnings.extend([*source.warnings, *response.warnings])
+            return response
         if meter is not None:
             yield from meter.watched(events, source.committed)
 
@@ -166,7 +161,7 @@ def _begun(held: list[Event], fold: RunFold, hop: _Hop) -> Loop[list[Event]]:
     return [event for event in held if type(event) is not MessageStarted]
 
 
-def _ended(plan: Plan, last: Any, events: list[Event]) -> Loop[Response]:
+def _ended(plan: Plan, last: Any, events: list[Event]) -> Response:
     """How the answer ended, by its last event; a failure raises."""
     if type(last) is StreamFailed:
         raise raised(last.error)
@@ -176,7 +171,6 @@ def _ended(plan: Plan, last: Any, events: list[Event]) -> Loop[Response]:
     if plan.meter is not None:
         plan.meter.count(events)
         plan.meter.close(ended.usage)
-    yield from ask(CloseBody(whole=True))
     return ended
 
 

@@ -25,7 +25,7 @@ from allm.data.responses import Response, StepResult
 from allm.data.sessions import Progress
 from allm.errors import ToolError, raised
 from allm.folds import RunFold
-from allm.loops.effects import Loop, NextTool, StartTool, ToolDone, ask
+from allm.loops.effects import Loop, NextTool, StartTool, ToolDone
 from allm.loops.generate import generate
 from allm.loops.plan import Plan, next_request
 from allm.providers.refusals import redacted
@@ -163,7 +163,7 @@ class _Phase:
             while queued and running < limit:
                 running += yield from self._start(queued.pop(0))
             if running:
-                done = yield from ask(NextTool())
+                done: ToolDone = yield NextTool()
                 running -= 1
                 yield from self._finish(done)
 
@@ -222,7 +222,7 @@ class _Phase:
         started = ToolExecutionStarted(call)
         self.fold.add(started)
         yield started
-        yield from ask(self._effect(tool, call, position, invoke))
+        yield self._effect(tool, call, position, invoke)
         return 1
 
     def _id(self, position: int) -> str:
