@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed, routed
-from allm.drivers.toolwork import ToolWork, awaited, start_beside
+from allm.drivers.toolwork import ToolWork, awaited
 from allm.drivers.transports import transport_of
 from allm.errors import AllmError, CancelledError
 from allm.keys import KeyRing
@@ -175,7 +175,7 @@ class TaskPorts:
             if effect.is_async:
                 abandon = self.kit.spawn(lambda: awaited(effect, self._put))
             else:
-                abandon = start_beside(effect, self._put_from_thread)
+                abandon = self.tools.start(effect, self._put_from_thread)
         except Exception as error:
             abandon = _nothing
             self._put(effect, ToolDone(effect.position, None, error, 0.0))

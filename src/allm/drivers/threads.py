@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
-from allm.drivers.toolwork import Put, ToolWork, awaited, start_beside
+from allm.drivers.toolwork import Put, ToolWork, awaited
 from allm.drivers.transports import transport_of
 from allm.errors import AllmError, CancelledError, ConfigurationError
 from allm.keys import KeyRing, missing_key
@@ -128,7 +128,7 @@ class ThreadPorts:
         return None
 
     def _start_tool(self, effect: StartTool) -> None:
-        start = self.coroutines.start if effect.is_async else start_beside
+        start = self.coroutines.start if effect.is_async else self.tools.start
         try:
             abandon = start(effect, self._put)
         except Exception as error:

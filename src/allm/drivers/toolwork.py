@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from inspect import isawaitable
+from queue import SimpleQueue
 from typing import Any
 
 from allm.data.content import ToolCall
@@ -46,6 +47,24 @@ class ToolWork:
 
     def __init__(self) -> None:
         self._running: dict[StartTool, tuple[float | None, Callable[[], Any]]] = {}
+        self._idle: list[_Worker] = []
+
+    def start(self, effect: StartTool, put: Put) -> Callable[[], None]:
+        """Run a handler that is not awaited: on a daemon thread, or in a process where its tool says so.
+
+        `put` gets what came of it; returns what lets go of it: a thread is abandoned, a process killed.
+        """
+        if effect.isolation == "process":
+            from allm.drivers.processes import start_process
+
+            return start_process(effect, put)
+        if abandoned.count() > MAX_ABANDONED:
+            text = f"more than {MAX_ABANDONED} timed-out handlers still run; give them timeouts of their own"
+            raise ToolError(
+                ErrorInfo(reason="tool_failed", code="too_many_abandoned", message=text, phase="tool")
+            )
+        worker = self._idle.pop() if self._idle else _Worker(self._idle, effect.position)
+        return worker.run(_Job(effect, put))
 
     def add(self, effect: StartTool, abandon: Callable[[], Any]) -> None:
         deadline = None if effect.timeout is None else time.monotonic() + effect.timeout
@@ -75,52 +94,90 @@ class ToolWork:
         return None
 
     def abandon_all(self) -> None:
+        """Let go of all handlers; the threads that have none end."""
         running, self._running = self._running, {}
         for _, abandon in running.values():
             abandon()
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
+
+    def __del__(self) -> None:
+        self._end_idle()
 
 
-def start_beside(effect: StartTool, put: Put) -> Callable[[], None]:
-    """Run a handler that is not awaited: on a daemon thread, or in a process where its tool says so.
+class _Job:
+    """One handler on its thread, with the context variables of whoever started it.
 
-    `put` gets what came of it; returns what lets go of it: a thread is abandoned, a process killed.
+    Who comes first, the handler that ends or the run that lets go of it, has the `claim`.
     """
-    if effect.isolation == "process":
-        from allm.drivers.processes import start_process
 
-        return start_process(effect, put)
-    return start_thread(effect, put)
+    __slots__ = ("_claim", "_context", "_effect", "_put")
 
+    def __init__(self, effect: StartTool, put: Put) -> None:
+        self._effect = effect
+        self._put = put
+        self._context = contextvars.copy_context()
+        self._claim = [True]
 
-def start_thread(effect: StartTool, put: Put) -> Callable[[], None]:
-    """Run the handler on a daemon thread with the caller's context variables; `put` gets what came of it.
+    def claimed(self) -> bool:
+        """Whether nobody was before; true once."""
+        try:
+            return self._claim.pop()
+        except IndexError:
+            return False
 
-    Returns what lets it go.
-    """
-    if abandoned.count() > MAX_ABANDONED:
-        text = f"more than {MAX_ABANDONED} timed-out handlers still run; give them timeouts of their own"
-        raise ToolError(
-            ErrorInfo(reason="tool_failed", code="too_many_abandoned", message=text, phase="tool")
-        )
-    context = contextvars.copy_context()
-
-    def main() -> None:
+    def outcome(self) -> ToolDone:
         began = time.monotonic()
         value, error = None, None
         try:
-            value = loaded_result(context.run(effect.invoke))
+            value = loaded_result(self._context.run(self._effect.invoke))
         except BaseException as caught:  # a handler that exits ends its call, not the process
             error = caught
-        put(effect, ToolDone(effect.position, value, error, time.monotonic() - began))
+        return ToolDone(self._effect.position, value, error, time.monotonic() - began)
 
-    thread = threading.Thread(target=main, daemon=True, name=f"allm-tool-{effect.position}")
-    thread.start()
+    def answer(self, done: ToolDone) -> None:
+        self._put(self._effect, done)
 
-    def let_go() -> None:
-        if thread.is_alive():
-            abandoned.add(thread)
 
-    return let_go
+class _Worker:
+    """A daemon thread that runs the handlers of a run, one after another: to start one for each would cost
+    more than most handlers do. It serves no more once one of them was abandoned."""
+
+    __slots__ = ("_jobs", "_thread")
+
+    def __init__(self, idle: list[_Worker], position: int) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._serve, args=(idle,), daemon=True, name=f"allm-tool-{position}"
+        )
+        self._thread.start()
+
+    def run(self, job: _Job) -> Callable[[], None]:
+        """Have the handler run; returns what lets it go."""
+        self._jobs.put(job)
+
+        def let_go() -> None:
+            if job.claimed():
+                abandoned.add(self._thread)
+
+        return let_go
+
+    def end(self) -> None:
+        self._jobs.put(None)
+
+    def _serve(self, idle: list[_Worker]) -> None:
+        while (job := self._jobs.get()) is not None:
+            done = job.outcome()
+            kept = job.claimed()
+            if kept:
+                idle.append(self)  # before the answer, so that the next handler finds it
+            job.answer(done)
+            del job, done  # an idle thread keeps no run alive
+            if not kept:
+                return
 
 
 async def awaited(effect: StartTool, put: Put) -> None:
