@@ -124,6 +124,8 @@ def _tools_of(item: Any) -> Iterable[Tool]:
 
 def merge_tools(mine: tuple[Tool, ...], over: tuple[Tool, ...]) -> tuple[Tool, ...]:
     """`over` replaces tools of the same name in place; new ones come after, in their order."""
+    if not mine or not over:
+        return mine or over
     named = {item.name: item for item in over}
     kept = [named.pop(item.name, item) for item in mine]
     return (*kept, *[item for item in over if named.get(item.name) is item])
@@ -429,10 +431,16 @@ def bind(engine: Engine, tools: Iterable[Any]) -> Engine:
     return engine.merge(tools=attached)
 
 
+def adapter_name(adapter: Any) -> str:
+    """What an adapter, given by its name or as an object, is called."""
+    name: str = adapter if isinstance(adapter, str) else getattr(adapter, "name", type(adapter).__name__)
+    return name
+
+
 def reference(model: str | None, adapter: Any) -> ModelRef:
     """Model text and adapter as provider and id; an adapter that is an object gives its name."""
     if adapter is not None:
-        name = adapter if isinstance(adapter, str) else getattr(adapter, "name", type(adapter).__name__)
+        name = adapter_name(adapter)
         return ModelRef.parse(model, name) if model is not None else ModelRef(name)
     if model is None:
         raise ConfigurationError(

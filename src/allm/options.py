@@ -154,8 +154,8 @@ class EmbedOptions(_MediaOptions, total=False):
     concurrency: int
 
 
-IMAGE_NAMES = (*_MediaOptions.__annotations__, *ImageOptions.__annotations__)
-EMBED_NAMES = (*_MediaOptions.__annotations__, *EmbedOptions.__annotations__)
+IMAGE_NAMES = tuple(ImageOptions.__annotations__)
+EMBED_NAMES = tuple(EmbedOptions.__annotations__)
 
 
 class Kind(NamedTuple):

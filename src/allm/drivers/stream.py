@@ -91,11 +91,17 @@ class _Run(Generic[R]):
     def _visible(self, event: Event) -> bool:
         return type(event) not in self._hidden
 
-    def _come(self, item: Any, ports: Any) -> None:
-        """An item of the loop that is no effect: its events are ready."""
-        events, each = ((item,), iter((item,))) if type(item) is not ports.batch else (item.events, item.each)
-        self._ready = each
-        self._shown = each if self._hidden.isdisjoint(map(type, events)) else filter(self._visible, each)
+    def _come(self, batch: Any) -> None:
+        """Events that came together are ready."""
+        self._ready = each = batch.each
+        hidden = self._hidden
+        self._shown = each if hidden.isdisjoint(map(type, batch.events)) else filter(self._visible, each)
+
+    def _pass_over(self) -> None:
+        """Take the events that have come where nobody looks at them."""
+        if self._free:
+            for _ in self._ready:
+                pass
 
     def _end(self) -> None:
         self._ended, self._free = True, False
@@ -214,17 +220,20 @@ class Stream(_Run[R], Iterator[Event]):
         for event in self._ready:
             return event
         loop, ports = self._loop, self._ports or self._opened()
+        effect, perform = ports.effect, ports.perform
         item = next(loop)
-        while isinstance(item, ports.effect):
+        while isinstance(item, effect):
             try:
-                reply = ports.perform(item)
+                reply = perform(item)
             except CancelledError:
                 raise
             except Exception as error:
                 item = loop.throw(error)
             else:
                 item = loop.send(reply)
-        self._come(item, ports)
+        if type(item) is not ports.batch:
+            return item  # type: ignore[no-any-return]
+        self._come(item)
         return next(self._ready)
 
     def _opened(self) -> Any:
@@ -274,6 +283,7 @@ class Stream(_Run[R], Iterator[Event]):
     def result(self) -> R:
         """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
         while not self._ended:
+            self._pass_over()
             try:
                 self._advance()
             except StopIteration:
@@ -387,11 +397,12 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
         for event in self._ready:
             return event
         loop, ports = self._loop, self._ports or self._opened()
+        effect, perform = ports.effect, ports.perform
         try:
             item = next(loop)
-            while isinstance(item, ports.effect):
+            while isinstance(item, effect):
                 try:
-                    reply = await ports.perform(item)
+                    reply = await perform(item)
                 except CancelledError:
                     raise
                 except Exception as error:
@@ -400,7 +411,9 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
                     item = loop.send(reply)
         except StopIteration:
             return None
-        self._come(item, ports)
+        if type(item) is not ports.batch:
+            return item  # type: ignore[no-any-return]
+        self._come(item)
         return next(self._ready)
 
     def _opened(self) -> Any:
@@ -436,6 +449,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
     async def result(self) -> R:
         """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
         while not self._ended:
+            self._pass_over()
             await self._advance()
         return self._outcome()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import random
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -276,7 +276,7 @@ class TaskPorts:
         return random.random()
 
     async def _new_id(self, effect: NewId) -> str:
-        return uuid.uuid4().hex
+        return os.urandom(16).hex()
 
     def cancel(self) -> None:
         """From any task or thread: the waits end, the reading task gets `CancelledError`."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import queue
 import random
 import threading
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import suppress
@@ -217,7 +217,7 @@ class ThreadPorts:
         return random.random()
 
     def _new_id(self, effect: NewId) -> str:
-        return uuid.uuid4().hex
+        return os.urandom(16).hex()
 
     def cancel(self) -> None:
         self.stopped.set()

@@ -24,11 +24,12 @@ from allm.data.requests import ModelRef, Request
 from allm.data.responses import Usage
 from allm.engine import Engine, model_text
 from allm.errors import AllmError, ConfigurationError, ValidationError, raised
-from allm.keys import UNSET, KeyRing
+from allm.keys import KeyRing
 from allm.loops.effects import CloseBody, NewId, NextRun, StartRun, ask
 from allm.loops.exchange import Source, cut_short, guarded, retried, source_of
-from allm.loops.plan import Plan, View, call_context, first_given, playing, policy, price, retry_policy
+from allm.loops.plan import Plan, check_engine, first_given, key_ring, playing, settle, view_of
 from allm.options import EMBED_NAMES, IMAGE_NAMES, KINDS, check_kinds, check_names, listed
+from allm.ports import KeyRule
 from allm.validation import validate
 
 T = TypeVar("T")
@@ -55,8 +56,7 @@ def media_plan(
     Order: the engine's slot, the options, the request, what the adapter refuses, the key. `load` reads the
     files that an image request refers to.
     """
-    if not isinstance(engine, Engine):
-        raise ConfigurationError(f"the first argument is the Engine, not {type(engine).__name__!r}")
+    check_engine(engine)
     slot = getattr(engine, _SLOTS[kind])
     if slot is None:
         text = f"no {_SLOTS[kind]}: Engine(..., {_SLOTS[kind]}={_EXAMPLES[kind]!r})"
@@ -73,40 +73,31 @@ def media_plan(
     validate(request)
     if load is not None and isinstance(request, ImageRequest):
         request = load(request)
-    timeouts, limits = policy("timeouts", engine, options), policy("limits", engine, options)
-    ctx = call_context(engine, ref.provider, options, timeouts, limits)
     plan = Plan(
-        engine=engine,
-        adapter=adapter,
-        ref=ref,
         request=Request(model=request.model),
         media=request,
         base=Thread(),
         tools={},
-        ctx=ctx,
-        retry=retry_policy(engine, options),
-        timeouts=timeouts,
-        limits=limits,
-        view=View(
-            include_raw_chunks=True,
-            on_event=options.get("on_event"),
-            observers=(*engine.observers, *options.get("observers", ())),
-            raise_on_error=options.get("raise_on_error", True),
+        view=view_of(
+            engine,
+            options,
+            {"include_raw_chunks": True, "raise_on_error": options.get("raise_on_error", True)},
         ),
         max_concurrency=options.get("concurrency", 1),
-        price=price(engine, options, ref),
-        request_id=options.get("request_id"),
+        **settle(engine, adapter, ref, options),
     )
-    key = getattr(adapter, "key", None)
-    if hasattr(adapter, "encode"):  # its gates come before the key
-        first: Any = request
-        if isinstance(request, EmbeddingRequest):
-            first = replace(request, input=request.input[: _size(adapter)])
-        key = adapter.encode(first, ctx).key
-    ring = KeyRing(options.get("api_key", UNSET), trusted=engine.trusted)
-    if not getattr(engine.transport, "keyless", False):
-        ring.check(key)
-    return plan, ring
+    return plan, key_ring(engine, options, _key_rule(plan))
+
+
+def _key_rule(plan: Plan) -> KeyRule | None:
+    """The rule of the key that the first request needs; what the adapter refuses raises before that."""
+    first, adapter = plan.media, plan.adapter
+    if not hasattr(adapter, "encode"):
+        return getattr(adapter, "key", None)
+    if isinstance(first, EmbeddingRequest):
+        first = replace(first, input=first.input[: _size(adapter)])
+    rule: KeyRule | None = adapter.encode(first, plan.ctx).key
+    return rule
 
 
 def _placed(kind: str, engine: Engine, slot: Any, model: Any) -> tuple[Any, ModelRef]:

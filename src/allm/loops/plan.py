@@ -5,7 +5,8 @@ Precedence everywhere: call > request > engine > application defaults > library.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from allm.data.requests import ModelRef, Request, ResponseFormat
 from allm.data.responses import StepResult
 from allm.engine import (
     Engine,
+    adapter_name,
     adapter_options,
     application,
     as_tools,
@@ -38,7 +40,7 @@ from allm.options import (
     check_kinds,
     check_names,
 )
-from allm.ports import CallContext, HttpRequest
+from allm.ports import CallContext, HttpRequest, KeyRule
 from allm.retry import NO_RETRY, RetryPolicy
 from allm.validation import validate
 
@@ -68,6 +70,9 @@ class View(Struct, frozen=True):
             RawChunk: self.include_raw_chunks,
         }
         return frozenset([kind for kind, wanted in shown.items() if not wanted])
+
+
+_VIEW = frozenset(View.__struct_fields__)
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -131,73 +136,99 @@ def make_plan(
 
     `load` reads the files that a thread refers to; asked only where there are some.
     """
-    if not isinstance(engine, Engine):
-        raise ConfigurationError(f"the first argument is the Engine, not {type(engine).__name__!r}")
+    check_engine(engine)
     check_names(options, NAMES, "option")
     check_kinds(options, KINDS)
     given, base = read_input(input)
     if load is not None and _has_files(base.messages):
         base = load(base)
     adapter, ref = _placed(engine, given, options)
-    tools = _tools(engine, given, options)
-    request, shape = _request(engine, given, base, ref, tools, options)
-    validate(request)
-    ring = KeyRing(options.get("api_key", UNSET), trusted=engine.trusted)
-    timeouts, limits = policy("timeouts", engine, options), policy("limits", engine, options)
+    tools = {item.name: item for item in _tools(engine, given, options)}
+    asked, shape = _request(engine, given, base, ref, tools, options)
+    validate(asked)
+    loop = _loop_options(engine, options, tools)
     budget = _of_first("budget", engine, options)
-    timeouts = _within_budget(timeouts, budget)
-    session_id = options.get("session_id", session_id)
-    loop = _loop_options(engine, options)
-    ctx = call_context(engine, ref.provider, options, timeouts, limits, loop.pop("orphans", "answer"))
-    resolved = request  # as the user meant it, for whoever is asked
-    request, warnings = _adapted(adapter, request, ctx, loop.get("on_unsupported", "adapt"))
+    settled = settle(engine, adapter, ref, options, budget, loop.pop("orphans", "answer"))
+    ctx: CallContext = settled["ctx"]
+    request, warnings = _adapted(adapter, asked, ctx, loop.get("on_unsupported", "adapt"))
     request, output = _shaped(adapter, request, ctx, layer, shape, loop)
-    if output is not None:
-        warnings += output.warnings
-    shown = {name: loop.pop(name) for name in View.__struct_fields__ if name in loop}
+    first = adapter.encode(request, ctx) if hasattr(adapter, "encode") else None  # what it refuses raises
     plan = Plan(
-        engine=engine,
-        adapter=adapter,
-        ref=ref,
         request=request,
         base=base,
-        tools={item.name: item for item in tools},
-        ctx=ctx,
-        warnings=warnings,
+        tools=tools,
+        first=first,
+        warnings=warnings if output is None else warnings + output.warnings,
         output=output,
-        retry=retry_policy(engine, options),
-        timeouts=timeouts,
-        limits=limits,
-        view=View(
-            on_event=options.get("on_event"),
-            observers=(*engine.observers, *options.get("observers", ())),
-            **shown,
-        ),
-        tool_timeout=loop.pop("tool_timeout", timeouts.tool),
+        view=view_of(engine, options, {name: loop.pop(name) for name in _VIEW if name in loop}),
+        tool_timeout=loop.pop("tool_timeout", settled["timeouts"].tool),
         tool_executor=first_given(options.get("tool_executor"), engine.tool_executor),
         tool_result_encoder=first_given(options.get("tool_result_encoder"), engine.tool_result_encoder),
         context={**engine.context, **(session_context or {}), **options.get("context", {})},
         halt_when=options.get("halt_when"),
-        session_id=session_id,
-        request_id=options.get("request_id"),
+        session_id=options.get("session_id", session_id),
         revision=revision,
         middleware=_middleware(engine, options),
         budget=budget,
-        price=price(engine, options, ref),
+        **settled,
         **loop,
     )
-    if plan.until_tool is not None and plan.until_tool not in plan.tools:
-        raise ValidationError.of("invalid option", ("until_tool", f"unknown_tool: {plan.until_tool!r}"))
-    if hasattr(plan.adapter, "encode"):  # pure: what cannot be sent is known before anything is
-        plan = replace(plan, first=plan.adapter.encode(request, plan.ctx))
-    if not getattr(engine.transport, "keyless", False):
-        ring.check(plan.first.key if plan.first is not None else getattr(plan.adapter, "key", None))
-    fallbacks = _of_first("fallbacks", engine, options)
-    if fallbacks:
-        from allm.loops.fallbacks import add_fallbacks
+    ring = key_ring(engine, options, getattr(adapter, "key", None) if first is None else first.key)
+    return _with_fallbacks(plan, ring, asked, options), ring
 
-        plan = add_fallbacks(plan, ring, resolved, tuple(fallbacks), options)
-    return plan, ring
+
+def check_engine(engine: Any) -> None:
+    """Raise for what is no engine."""
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"the first argument is the Engine, not {type(engine).__name__!r}")
+
+
+def settle(
+    engine: Engine,
+    adapter: Any,
+    ref: ModelRef,
+    options: Mapping[str, Any],
+    budget: Budget | None = None,
+    orphans: str = "answer",
+) -> dict[str, Any]:
+    """The fields of a plan that every kind of call settles alike."""
+    timeouts = _within_budget(policy("timeouts", engine, options), budget)
+    limits = policy("limits", engine, options)
+    return {
+        "engine": engine,
+        "adapter": adapter,
+        "ref": ref,
+        "ctx": call_context(engine, ref.provider, options, timeouts, limits, orphans),
+        "retry": retry_policy(engine, options),
+        "timeouts": timeouts,
+        "limits": limits,
+        "price": price(engine, options, ref),
+        "request_id": options.get("request_id"),
+    }
+
+
+def view_of(engine: Engine, options: Mapping[str, Any], shown: Mapping[str, bool]) -> View:
+    """Who looks at a run, and what is `shown`."""
+    observers = (*engine.observers, *options.get("observers", ()))
+    return View(on_event=options.get("on_event"), observers=observers, **shown)
+
+
+def key_ring(engine: Engine, options: Mapping[str, Any], rule: KeyRule | None) -> KeyRing:
+    """The keys of a call. Raises where the one that must be there is not."""
+    ring = KeyRing(options.get("api_key", UNSET), trusted=engine.trusted)
+    if not getattr(engine.transport, "keyless", False):
+        ring.check(rule)
+    return ring
+
+
+def _with_fallbacks(plan: Plan, ring: KeyRing, asked: Request, options: Mapping[str, Any]) -> Plan:
+    """The plan with those who are asked after it. `asked` is the request as the user meant it."""
+    fallbacks = _of_first("fallbacks", plan.engine, options)
+    if not fallbacks:
+        return plan
+    from allm.loops.fallbacks import add_fallbacks
+
+    return add_fallbacks(plan, ring, asked, tuple(fallbacks), options)
 
 
 def read_input(input: Any) -> tuple[Request | None, Thread]:
@@ -252,7 +283,10 @@ def policy(name: str, engine: Engine, options: Mapping[str, Any]) -> Any:
 
 def first_given(*values: Any) -> Any:
     """The first that is not `None`."""
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None
 
 
 def _placed(engine: Engine, given: Request | None, options: Mapping[str, Any]) -> tuple[Any, ModelRef]:
@@ -263,18 +297,29 @@ def _placed(engine: Engine, given: Request | None, options: Mapping[str, Any]) -
     adapter = engine.adapter
     if adapter is None and not (models and _provider(models[0])):
         adapter = next(filter(None, map(_provider, models)), application.get("adapter"))
-    ref = reference(models[0] if models else None, adapter)
-    ref = ModelRef(*providers.split_model(ref.provider, ref.id))  # `compatible:groq/llama` is `groq:llama`
+    ref = _reference(models[0] if models else None, adapter)
     if adapter is not None and not isinstance(adapter, str):
         return adapter, ref
     return resolved(ref.provider, engine), ref
 
 
+@lru_cache(maxsize=256)
 def _provider(model: str | None) -> str:
     try:
         return ModelRef.parse(model or "").provider
     except ConfigurationError:
         return ""
+
+
+def _reference(model: str | None, adapter: Any) -> ModelRef:
+    """Provider and id; `compatible:groq/llama` is `groq:llama`."""
+    return _read(model, adapter if adapter is None else adapter_name(adapter))
+
+
+@lru_cache(maxsize=256)
+def _read(model: str | None, adapter: str | None) -> ModelRef:
+    ref = reference(model, adapter)
+    return ModelRef(*providers.split_model(ref.provider, ref.id))
 
 
 _playing: dict[tuple[str, str], Any] = {}
@@ -310,31 +355,40 @@ def _request(
     given: Request | None,
     base: Thread,
     ref: ModelRef,
-    tools: tuple[Tool, ...],
+    tools: Mapping[str, Tool],
     options: Mapping[str, Any],
 ) -> tuple[Request, Any]:
     """The template, and its response format as it was given, which may be a Python type."""
-    levels: list[Mapping[str, Any]] = [application.get("params", {})]
-    levels.append({"system": engine.system} if engine.system is not None else {})
-    levels.append(engine.params)
-    if given is not None:
-        levels.append(
-            {name: value for name in REQUEST_FIELDS if (value := getattr(given, name)) not in (None, {}, ())}
-        )
-    levels.append(options)
+    own = {} if engine.system is None else {"system": engine.system}
+    levels: tuple[Mapping[str, Any], ...] = (
+        application.get("params", {}),
+        own,
+        engine.params,
+        _stated(given),
+        options,
+    )
     fields: dict[str, Any] = {}
     for level in levels:
-        for name in REQUEST_FIELDS:
-            if name not in level:
-                continue
-            value = level[name]
-            fields[name] = {**fields.get(name, {}), **value} if name in ("options", "metadata") else value
+        for name, value in level.items():
+            if name in _FIELDS:
+                fields[name] = {**fields.get(name, {}), **value} if name in _MERGED else value
     stop = fields.get("stop")
     fields["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
     shape = fields.get("response_format")
     fields["response_format"] = response_format(shape)
-    specs = tuple([item.spec for item in tools])
+    specs = tuple([item.spec for item in tools.values()])
     return Request(messages=base.messages, model=ref.id or None, tools=specs, **fields), shape
+
+
+_FIELDS = frozenset(REQUEST_FIELDS)
+_MERGED = ("options", "metadata")  # of all levels; of the others the last wins
+
+
+def _stated(given: Request | None) -> dict[str, Any]:
+    """The fields that a full request sets."""
+    if given is None:
+        return {}
+    return {name: value for name in REQUEST_FIELDS if (value := getattr(given, name)) not in (None, {}, ())}
 
 
 def response_format(value: Any) -> ResponseFormat | None:
@@ -411,10 +465,9 @@ def _named(model: Any, adapter: Any) -> str:
     if model is None and adapter is None:
         return ""
     try:
-        ref = reference(model, adapter)
+        return _reference(model, adapter).provider
     except ConfigurationError:  # a bare id: it belongs to the provider of another level
         return ""
-    return providers.split_model(ref.provider, ref.id)[0]
 
 
 def retry_policy(engine: Engine, options: Mapping[str, Any]) -> RetryPolicy:
@@ -467,12 +520,17 @@ def refitted(plan: Plan, request: Request) -> tuple[Plan, Request]:
 
 
 _POLICIES = ("on_unsupported", "orphans")  # options of the loop that are fields of an engine too
+_LOOP = frozenset(LOOP_PARAMS)
 
 
-def _loop_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
+def _loop_options(engine: Engine, options: Mapping[str, Any], tools: Container[str]) -> dict[str, Any]:
     fields = {name: value for name in _POLICIES if (value := getattr(engine, name)) is not None}
     levels = (application.get("params", {}), fields, engine.params, options)
-    return {name: level[name] for level in levels for name in LOOP_PARAMS if name in level}
+    loop = {name: value for level in levels for name, value in level.items() if name in _LOOP}
+    wanted = loop.get("until_tool")
+    if wanted is not None and wanted not in tools:
+        raise ValidationError.of("invalid option", ("until_tool", f"unknown_tool: {wanted!r}"))
+    return loop
 
 
 def next_request(plan: Plan, thread: Thread) -> Request:
