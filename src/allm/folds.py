@@ -163,13 +163,8 @@ class ResponseFold:
 
     @property
     def response(self) -> Response:
-        ended = self.ended
-        if ended is not None and self.error is None:
-            message = ended.message
-            if not message.content and (self._done or self._open):
-                message = replace(message, content=self.message.content)
-            usage = self.usage if ended.usage is None else ended.usage
-            return replace(ended, message=message, usage=usage)
+        if self.ended is not None and self.error is None:
+            return self.completed(self.ended)
         started = self.started or MessageStarted()
         return Response(
             id=started.id,
@@ -180,6 +175,18 @@ class ResponseFold:
             error=self.error,
             provider=self.error.provider if self.error is not None else None,
         )
+
+    def completed(self, ended: Response, **settled: Any) -> Response:
+        """`ended` with the message and the usage that were folded, where it has none itself, and with the
+        fields that are `settled`."""
+        message, usage = ended.message, ended.usage
+        if not message.content and (self._done or self._open):
+            message = replace(message, content=self.message.content)
+        if usage is None:
+            usage = self.usage
+        if message is ended.message and usage is ended.usage and not settled:
+            return ended
+        return replace(ended, message=message, usage=usage, **settled)
 
 
 _TAKERS: Final[dict[type[Any], Callable[[ResponseFold, Any], None]]] = {

@@ -31,6 +31,7 @@ class _Run(Generic[R]):
         self._start = start
         self._layer = layer
         self._finish = finish
+        self._loop: Any = None  # begun with the ports
         self._ended = False
         self._failure: AllmError | None = None
         self._stopping = False
@@ -49,10 +50,6 @@ class _Run(Generic[R]):
         from allm.folds import RunFold
 
         return RunFold(self._layer, self._plan.base, self._plan.progress)
-
-    @cached_property
-    def _loop(self) -> Any:
-        return self._start(self._plan, self._fold)
 
     def _partial(self) -> R:
         return self._finish(self._fold)
@@ -219,7 +216,8 @@ class Stream(_Run[R], Iterator[Event]):
             raise CancelledError("the stream was cancelled")
         for event in self._ready:
             return event
-        loop, ports = self._loop, self._ports or self._opened()
+        ports = self._ports or self._opened()
+        loop = self._loop
         effect, perform = ports.effect, ports.perform
         item = next(loop)
         while isinstance(item, effect):
@@ -239,6 +237,7 @@ class Stream(_Run[R], Iterator[Event]):
     def _opened(self) -> Any:
         from allm.drivers.threads import ThreadPorts
 
+        self._loop = self._start(self._plan, self._fold)
         self._ports = self._observed(ThreadPorts(self._plan, self._ring), "WatchedPorts")
         return self._ports
 
@@ -298,9 +297,7 @@ class Stream(_Run[R], Iterator[Event]):
 
     def close(self) -> None:
         """Let go of everything, once. What was not read is lost; the fold of what was read is kept."""
-        if not self._ended:
-            self._end()
-            self._loop.close()
+        self._end()
         self._release()
 
     def _release(self) -> None:
@@ -396,7 +393,8 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
             raise CancelledError("the stream was cancelled")
         for event in self._ready:
             return event
-        loop, ports = self._loop, self._ports or self._opened()
+        ports = self._ports or self._opened()
+        loop = self._loop
         effect, perform = ports.effect, ports.perform
         try:
             item = next(loop)
@@ -426,6 +424,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
                 raise ConfigurationError(
                     "on trio a stream needs `async with allm.aio.stream(...) as s:`; that opens the nursery"
                 )
+        self._loop = self._start(self._plan, self._fold)
         self._ports = self._observed(TaskPorts(self._plan, self._ring, self._kit), "WatchedTaskPorts")
         return self._ports
 
@@ -461,9 +460,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
 
     async def aclose(self) -> None:
         """Let go of everything, once."""
-        if not self._ended:
-            self._end()
-            self._loop.close()
+        self._end()
         await self._release()
 
     async def _release(self) -> None:

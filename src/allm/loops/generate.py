@@ -180,16 +180,18 @@ def _completed(
     """The terminal event of the turn, with the fold as its response."""
     if hop.spent is not None:
         ended = replace(ended, usage=None)  # the sum was reported as an event
-    fold.add(MessageCompleted(ended))
-    response = replace(
-        fold.turn.response,
+    metadata = ended.metadata
+    if plan.output is not None and plan.output.root is not None and request.response_format is not None:
+        metadata = {**metadata, "output_root": plan.output.root}
+    response = fold.turn.completed(
+        ended,
         provider=ended.provider or plan.ref.provider,
         model=ended.model or request.model,
         request_id=plan.request_id or ended.request_id,
         warnings=tuple(dict.fromkeys([*plan.warnings, *hop.warnings])),
+        metadata=metadata,
     )
-    if plan.output is not None and plan.output.root is not None and request.response_format is not None:
-        response = replace(response, metadata={**response.metadata, "output_root": plan.output.root})
+    fold.turn.ended = response
     if plan.meter is not None:
         response = yield from plan.meter.accounted(response)
     if finish is not None:

@@ -73,9 +73,8 @@ def step(
         result = StepResult(response=response, metadata={"mode": "manual"})
     else:
         result = yield from _with_tools(plan, response, calls, fold, place, begun)
-    base = thread if fold.layer == "step" else None
     result = replace(result, asked=asked) if asked else result
-    event = StepCompleted(replace(result, base=base))
+    event = StepCompleted(replace(result, base=thread) if fold.layer == "step" else result)
     fold.add(event)
     yield event
     return result

@@ -38,6 +38,7 @@ from allm.data.events import (
 )
 from allm.data.freeform import json_value
 from allm.data.requests import Request
+from allm.data.responses import Usage
 from allm.errors import LimitExceededError, ValidationError
 from allm.limits import Limits
 from allm.ports import HttpHead
@@ -76,6 +77,14 @@ def plain(value: Any) -> Any:
         return json_value(value)
     except (ValidationError, RecursionError):
         return None
+
+
+def counted(raw: dict[str, Any], **counts: Any) -> Usage:
+    """What a provider reports, as these counts; its `raw` is left out where it holds what JSON cannot."""
+    try:
+        return Usage(raw=raw, **counts)
+    except (ValidationError, RecursionError):
+        return Usage(**counts)
 
 
 def excerpt(data: bytes) -> str:

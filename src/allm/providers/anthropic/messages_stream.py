@@ -21,7 +21,7 @@ from allm.data.messages import Message
 from allm.data.requests import Request
 from allm.data.responses import Response, Usage
 from allm.preparing import fingerprint
-from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, excerpt, plain, read
+from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, counted, excerpt, plain, read
 from allm.providers.refusals import Refusal, read_refusal
 
 
@@ -570,13 +570,13 @@ def usage_of(raw: dict[str, Any]) -> Usage:
     read = _number(raw, "cache_read_input_tokens")
     written = _number(raw, "cache_creation_input_tokens")
     details = raw.get("output_tokens_details")
-    return Usage(
+    return counted(
+        raw,
         input_tokens=None if uncached is None else uncached + (read or 0) + (written or 0),
         output_tokens=_number(raw, "output_tokens"),
         cached_input_tokens=read,
         cache_write_input_tokens=written,
         reasoning_tokens=_number(details, "thinking_tokens") if isinstance(details, dict) else None,
-        raw=plain(raw) or {},
     )
 
 

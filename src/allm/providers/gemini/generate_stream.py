@@ -20,7 +20,7 @@ from allm.data.events import Event, MessageCompleted, MessageStarted, RawChunk, 
 from allm.data.requests import Request
 from allm.data.responses import Response, Usage
 from allm.preparing import SIGNATURE
-from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, excerpt, plain
+from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, counted, excerpt, plain
 from allm.providers.gemini.partial_args import PartialArg, assembled
 from allm.providers.refusals import Refusal, read_refusal
 
@@ -456,13 +456,13 @@ def usage_of(raw: dict[str, Any]) -> Usage:
     if candidates is None:
         candidates = _count(raw, "responseTokenCount")
     thoughts = _count(raw, "thoughtsTokenCount")
-    return Usage(
+    return counted(
+        raw,
         input_tokens=_sum(_count(raw, "promptTokenCount"), _count(raw, "toolUsePromptTokenCount")),
         output_tokens=_sum(candidates, thoughts),
         cached_input_tokens=_count(raw, "cachedContentTokenCount"),
         reasoning_tokens=thoughts,
         total_tokens=_count(raw, "totalTokenCount"),
-        raw=plain(raw) or {},
     )
 
 

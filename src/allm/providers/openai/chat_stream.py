@@ -30,7 +30,7 @@ from allm.data.events import (
 from allm.data.requests import Request
 from allm.data.responses import Response, Usage
 from allm.errors import ValidationError
-from allm.providers.decoding import OpenPart, Turn, builtins, excerpt, plain, read
+from allm.providers.decoding import OpenPart, Turn, builtins, counted, excerpt, plain, read
 from allm.providers.refusals import Refusal, read_refusal
 
 
@@ -584,7 +584,8 @@ def usage_of(raw: dict[str, Any]) -> Usage:
     cost = raw.get("cost")
     if isinstance(cost, dict):
         cost = cost.get("total_cost")
-    return Usage(
+    return counted(
+        raw,
         input_tokens=prompt,
         output_tokens=output,
         cached_input_tokens=_first(
@@ -600,7 +601,6 @@ def usage_of(raw: dict[str, Any]) -> Usage:
         reasoning_tokens=reasoning,
         total_tokens=total,
         total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
-        raw=plain(raw) or {},
     )
 
 

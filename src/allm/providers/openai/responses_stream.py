@@ -22,7 +22,7 @@ from allm.data.messages import Message
 from allm.data.requests import Request
 from allm.data.responses import Response, Usage
 from allm.preparing import fingerprint
-from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, excerpt, plain, read
+from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, counted, excerpt, plain, read
 from allm.providers.refusals import Refusal, read_refusal
 
 
@@ -654,7 +654,8 @@ def _removed(transformations: Any) -> tuple[str, ...]:
 def usage_of(raw: dict[str, Any]) -> Usage:
     """The counts of a `usage` object in the meaning of `Usage`."""
     cost = raw.get("cost")
-    return Usage(
+    return counted(
+        raw,
         input_tokens=_count(raw.get("input_tokens")),
         output_tokens=_count(raw.get("output_tokens")),
         cached_input_tokens=_detail(raw, "input_tokens_details", "cached_tokens"),
@@ -662,7 +663,6 @@ def usage_of(raw: dict[str, Any]) -> Usage:
         reasoning_tokens=_detail(raw, "output_tokens_details", "reasoning_tokens"),
         total_tokens=_count(raw.get("total_tokens")),
         total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
-        raw=plain(raw) or {},
     )
 
 
