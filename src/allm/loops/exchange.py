@@ -34,16 +34,13 @@ T = TypeVar("T")
 _READ_LAST = ReadBody(True, within=0.25)
 
 
-def retried(
-    plan: Plan, model: str | None, open: Callable[[], Source], attempt: Callable[[Source], Loop[T]]
-) -> Loop[T]:
-    """What `attempt` gives for a fresh source, tried again where nothing of it was shown."""
+def retried(plan: Plan, model: str | None, source: Source, attempt: Callable[[], Loop[T]]) -> Loop[T]:
+    """What `attempt` gives, which opens the source; tried again where nothing of it was shown."""
     number = 0
     while True:
         number += 1
-        source = open()
         try:
-            return (yield from attempt(source))
+            return (yield from attempt())
         except AllmError as error:
             info = _located(error.info, plan, model, number)
             yield CloseBody()
@@ -73,8 +70,9 @@ def cut_short(plan: Plan) -> ErrorInfo:
 
 
 class Source(Protocol):
-    """Where the events of one attempt come from. `more` gives `None` at the end. `committed` turns true
-    with the first content that is shown; `warnings` are known once it is open."""
+    """Where events come from. `open` begins an attempt, the first or a further one; `more` gives `None` at
+    its end. `committed` turns true with the first content that is shown; then there is no further one.
+    `warnings` are known once it is open."""
 
     committed: bool
     warnings: tuple[str, ...]
@@ -103,6 +101,10 @@ def source_of(
 class _Wire:
     """A provider behind HTTP: bytes through its decoder."""
 
+    __slots__ = (
+        "adapter", "committed", "ctx", "decoder", "encoded", "ended", "request", "route", "size", "warnings",
+    )  # fmt: skip
+
     def __init__(
         self, adapter: Any, request: Any, ctx: CallContext, encoded: HttpRequest | None, route: int
     ) -> None:
@@ -111,12 +113,12 @@ class _Wire:
         self.encoded = encoded
         self.request = request
         self.ctx = ctx
-        self.size = 0
-        self.ended = False
         self.committed = False
         self.warnings: tuple[str, ...] = ()
 
     def open(self) -> Loop[None]:
+        self.size = 0
+        self.ended = False
         http = self.encoded or self.adapter.encode(self.request, self.ctx)
         self.warnings = http.warnings
         head: HttpHead = yield OpenHttp(self.ctx.id, http, self.ctx.timeouts, self.route)
@@ -192,9 +194,12 @@ class _Played:
 
     def __init__(self, adapter: Any, request: Any, ctx: CallContext) -> None:
         self.committed = False
-        self.items = adapter.play(request, ctx)
+        self.adapter = adapter
+        self.request = request
+        self.ctx = ctx
 
     def open(self) -> Loop[None]:
+        self.items = self.adapter.play(self.request, self.ctx)
         return
         yield
 

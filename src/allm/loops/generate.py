@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -107,12 +108,8 @@ def _answered(plan: Plan, request: Request, fold: RunFold, hop: _Hop) -> Loop[Re
     """One answer, retried before its first content; gives how it ended."""
     ctx = replace(plan.ctx, id=hop.effect_id)
     encoded = plan.first if request is plan.request else None
-    return retried(
-        plan,
-        request.model,
-        lambda: source_of(plan.adapter, request, ctx, encoded, route=plan.route),
-        lambda source: _attempt(plan, request, source, fold, hop),
-    )
+    source = source_of(plan.adapter, request, ctx, encoded, route=plan.route)
+    return retried(plan, request.model, source, partial(_attempt, plan, request, source, fold, hop))
 
 
 def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _Hop) -> Loop[Response]:

@@ -26,7 +26,7 @@ from allm.engine import Engine, model_text
 from allm.errors import AllmError, ConfigurationError, ValidationError, raised
 from allm.keys import KeyRing
 from allm.loops.effects import CloseBody, NewId, NextRun, StartRun, ask
-from allm.loops.exchange import Source, cut_short, guarded, retried, source_of
+from allm.loops.exchange import cut_short, guarded, retried, source_of
 from allm.loops.plan import Plan, check_engine, first_given, key_ring, playing, settle, view_of
 from allm.options import EMBED_NAMES, IMAGE_NAMES, KINDS, check_kinds, check_names, listed
 from allm.ports import KeyRule
@@ -203,9 +203,9 @@ def _signed(plan: Plan, result: Any) -> Any:
 
 def _exchanged(plan: Plan, request: Any, id: str, fold: MediaFold | None) -> MediaLoop[Any]:
     """The response to one request, retried; its events go to `fold` and to the user, if there is one."""
-    ctx = replace(plan.ctx, id=id)
+    source = source_of(plan.adapter, request, replace(plan.ctx, id=id), None, _unfolded)
 
-    def attempt(source: Source) -> MediaLoop[Any]:
+    def attempt() -> MediaLoop[Any]:
         yield from source.open()
         progress = True
         while True:
@@ -227,11 +227,7 @@ def _exchanged(plan: Plan, request: Any, id: str, fold: MediaFold | None) -> Med
                     if kind in (MediaProgress, RawChunk, UsageReported):
                         yield event
 
-    return (
-        yield from retried(
-            plan, request.model, lambda: source_of(plan.adapter, request, ctx, None, _unfolded), attempt
-        )
-    )
+    return retried(plan, request.model, source, attempt)
 
 
 def _embedding(plan: Plan, fold: MediaFold) -> MediaLoop[None]:

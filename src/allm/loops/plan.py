@@ -64,12 +64,13 @@ class View(Struct, frozen=True):
     @property
     def hidden(self) -> frozenset[type[Any]]:
         """The kinds of events that are not shown."""
-        shown: dict[type[Any], bool] = {
-            TextDelta: self.emit_text_deltas,
-            ToolCallDelta: self.emit_tool_deltas,
-            RawChunk: self.include_raw_chunks,
-        }
-        return frozenset([kind for kind, wanted in shown.items() if not wanted])
+        return _hidden(self.emit_text_deltas, self.emit_tool_deltas, self.include_raw_chunks)
+
+
+@lru_cache
+def _hidden(text: bool, tools: bool, raw: bool) -> frozenset[type[Any]]:
+    shown: dict[type[Any], bool] = {TextDelta: text, ToolCallDelta: tools, RawChunk: raw}
+    return frozenset([kind for kind, wanted in shown.items() if not wanted])
 
 
 _VIEW = frozenset(View.__struct_fields__)
