@@ -164,7 +164,8 @@ class AsyncTransport(Protocol):
 
 
 class AsyncBody(Protocol):
-    """An answer that is being read. `cancel` is called on the loop and ends a waiting `read`."""
+    """An answer that is being read. `cancel` is called on the loop and ends a waiting `read`. One that
+    was read to its end, where `aclose` waits for nothing, may say `ended = True`: then no task shields it."""
 
     head: HttpHead
 

@@ -7,7 +7,6 @@ import os
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from inspect import isawaitable
@@ -49,6 +48,15 @@ from allm.ports import AsyncBody, HttpHead
 _END = object()
 
 
+class _Nobody:
+    """Stands where the event of a waiting task is."""
+
+    def set(self) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
+
+
 class TaskPorts:
     """Performs the effects of one run and owns what they open; `aclose` releases it."""
 
@@ -65,10 +73,10 @@ class TaskPorts:
         self.interrupt: Callable[[], None] = _nothing
         self.events: Iterator[Event] | AsyncIterator[Event] | None = None
         self.tools = ToolWork()
-        self.finished: deque[tuple[StartTool, ToolDone]] = deque()
-        self.wake = kit.event()
+        self.finished: list[tuple[StartTool, ToolDone]] = []
+        self.wake: Any = _NOBODY
         self.beside: list[TaskPorts] = []
-        self.runs: deque[RunDone] = deque()
+        self.runs: list[RunDone] = []
 
     async def perform(self, effect: Effect[Any]) -> Any:
         if self.stopped.is_set():
@@ -112,7 +120,7 @@ class TaskPorts:
                 if effect is not None and effect.whole:
                     await _read_frame(body)
             finally:
-                await self.kit.shielded(body.aclose)
+                await (body.aclose() if getattr(body, "ended", False) else self.kit.shielded(body.aclose))
         events, self.events = self.events, None
         if events is None:
             return
@@ -191,7 +199,7 @@ class TaskPorts:
     async def _next_tool(self, effect: NextTool) -> ToolDone:
         while True:
             while self.finished:
-                started, done = self.finished.popleft()
+                started, done = self.finished.pop(0)
                 if self.tools.take(started):
                     return done
             overdue = self.tools.overdue()
@@ -227,7 +235,7 @@ class TaskPorts:
                 raise self.pace.passed()
             if self.stopped.is_set():
                 raise CancelledError("the stream was cancelled")
-        return self.runs.popleft()
+        return self.runs.pop(0)
 
     async def _call_hook(self, effect: CallHook) -> Any:
         """A blocking hook on a thread, an async one as a task; the run's deadline ends the wait."""

@@ -85,10 +85,12 @@ class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
         self._connection = factory(**options).create_connection(target.url.origin)
         self._stream: Any = None
         self._body: core.Pieces | AsyncIterator[bytes] | None = None
+        self._joint = core.Joint()
         self._inner: Any = None
         self._closed = False
 
     async def exchange(self, wire: Wire) -> HttpHead:
+        self._joint = core.Joint(wire)
         response = await self._connection.handle_async_request(core.request_of(wire))
         self._stream = response.stream
         state = core.parser_of(self._connection)
@@ -201,7 +203,8 @@ class _Bytes(httpcore2.AsyncNetworkStream):
         return await self._line.receive(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._line.transmit(buffer)
+        if data := self._line._joint.joined(buffer):
+            await self._line.transmit(data)
 
     async def aclose(self) -> None:
         self._line.kill()
@@ -244,10 +247,11 @@ def abort(transport: Any) -> None:
 class AsyncHttpBody:
     """An answer over the awaited transport; see `allm.ports.AsyncBody`."""
 
-    __slots__ = ("_call", "_closed", "_inflate", "_line", "_transport", "head")
+    __slots__ = ("_call", "_closed", "_inflate", "_line", "_transport", "ended", "head")
 
     def __init__(self, transport: AsyncHttpTransport, line: AsyncLine, call: Call, head: HttpHead) -> None:
         self.head = head
+        self.ended = False
         self._transport, self._line, self._call = transport, line, call
         self._inflate: Inflate | str | None = ""  # not looked at yet
         self._closed = False
@@ -265,7 +269,7 @@ class AsyncHttpBody:
             if data:
                 return data
             await self._transport.keep(self._line)
-            self._closed = True
+            self._closed = self.ended = True
         except BaseException as exc:
             self._abandon()
             failure = explain(exc, self._call)

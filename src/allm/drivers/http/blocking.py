@@ -48,8 +48,10 @@ class CoreLine(Line, httpcore2.NetworkBackend):
         self._connection = factory(**options).create_connection(target.url.origin)
         self._stream: Any = None
         self._body: core.Pieces | Iterator[bytes] = iter(())
+        self._joint = core.Joint()
 
     def exchange(self, wire: Wire) -> HttpHead:
+        self._joint = core.Joint(wire)
         response = self._connection.handle_request(core.request_of(wire))
         self._stream = response.stream
         state = core.parser_of(self._connection)
@@ -92,7 +94,8 @@ class _Bytes(httpcore2.NetworkStream):
         return self._line.receive(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._line.transmit(buffer)
+        if data := self._line._joint.joined(buffer):
+            self._line.transmit(data)
 
     def close(self) -> None:
         self._line.kill()

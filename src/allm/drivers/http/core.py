@@ -56,6 +56,24 @@ def leftover(connection: Any) -> bool:
     return state is None or bool(state.trailing_data[0])
 
 
+class Joint:
+    """What httpcore2 writes, with the head of a request held back until its body comes: both go at once."""
+
+    __slots__ = ("_begins", "_head")
+
+    def __init__(self, wire: Wire | None = None) -> None:
+        self._begins = wire.method.encode("ascii") + b" " if wire is not None and wire.body else None
+        self._head = b""
+
+    def joined(self, data: bytes) -> bytes:
+        """What is to be sent now. A proxy's own questions come before the head and begin otherwise."""
+        if self._begins is not None and data.startswith(self._begins):
+            self._begins, self._head = None, data
+            return b""
+        head, self._head = self._head, b""
+        return head + data if head else data
+
+
 class Pieces:
     """A body in an h11 state, read as it comes: httpcore2 itself gives one chunk at a time."""
 

@@ -78,16 +78,26 @@ def _fields(request: HttpRequest, target: Target, key: tuple[str, str] | None) -
     headers = {"host": target.host.decode("ascii"), "accept": "*/*", "accept-encoding": "gzip, deflate"}
     headers |= {name.lower(): value for name, value in request.headers.items()}
     headers.pop("transfer-encoding", None)
-    if request.body or request.method != "GET":
-        headers["content-length"] = str(len(request.body))
-    for name, value in headers.items():
-        if not _TOKEN.fullmatch(name) or re.search(r"[\r\n\0]", value) or not value.isascii():
-            raise failure("invalid_input", f"header {name[:40]!r} cannot be sent", "input")
-    if key is not None:
-        if not _TOKEN.fullmatch(key[0]) or not (key[1].isascii() and key[1].isprintable()):
-            raise failure("configuration", "the API key holds characters no header can carry", "input")
-        headers[key[0].lower()] = key[1]
-    return [(name.encode("ascii"), value.strip().encode("ascii")) for name, value in headers.items()]
+    sized = bool(request.body) or request.method != "GET"
+    if sized:
+        headers.pop("content-length", None)
+    fields = [_field(name, value) for name, value in headers.items()]
+    if sized:
+        fields.append((b"content-length", b"%d" % len(request.body)))
+    if key is None:
+        return fields
+    if not _TOKEN.fullmatch(key[0]) or not (key[1].isascii() and key[1].isprintable()):
+        raise failure("configuration", "the API key holds characters no header can carry", "input")
+    name = key[0].lower().encode("ascii")
+    return [*[field for field in fields if field[0] != name], (name, key[1].strip().encode("ascii"))]
+
+
+@functools.lru_cache(maxsize=256)
+def _field(name: str, value: str) -> tuple[bytes, bytes]:
+    """A header, checked. Kept, as most requests have those of the one before."""
+    if not _TOKEN.fullmatch(name) or re.search(r"[\r\n\0]", value) or not value.isascii():
+        raise failure("invalid_input", f"header {name[:40]!r} cannot be sent", "input")
+    return name.encode("ascii"), value.strip().encode("ascii")
 
 
 def head_of(status: int, fields: Iterable[tuple[bytes, bytes]], target: Target) -> HttpHead:

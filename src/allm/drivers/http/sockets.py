@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -156,11 +157,13 @@ class Line:
 
 
 def readable(sock: socket.socket) -> bool:
-    kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
+    """Whether bytes, or the end, wait in a socket."""
     try:
-        with kind() as selector:
-            selector.register(sock, selectors.EVENT_READ)
-            return bool(selector.select(0))
+        if not hasattr(select, "poll"):
+            return bool(select.select([sock], [], [], 0)[0])
+        look = select.poll()
+        look.register(sock, select.POLLIN)
+        return bool(look.poll(0))
     except (OSError, ValueError):
         return True
 
