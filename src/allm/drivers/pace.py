@@ -42,12 +42,13 @@ class StopFlag:
 class Pace:
     """Deadlines of the run, of the request being read, and of the silence between two events."""
 
-    __slots__ = ("_request", "_run", "_timeouts", "_waiting", "_which")
+    __slots__ = ("_end", "_request", "_run", "_timeouts", "_waiting", "_which")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._run = _after(time.monotonic(), timeouts.run)
         self._request: float | None = None
+        self._end = self._run  # whichever of the two comes first
         self._waiting: float | None = None
         self._which = "first_event"
 
@@ -57,6 +58,7 @@ class Pace:
         now = time.monotonic()
         self._timeouts = timeouts
         self._request = _after(now, timeouts.request)
+        self._end = least(self._request, self._run)
         self._waiting = _after(now, timeouts.first_event)
         self._which = "first_event"
         return timeouts if run is None else replace(timeouts, request=least(timeouts.request, run))
@@ -68,7 +70,7 @@ class Pace:
             self._waiting = _after(now, self._timeouts.idle)
         elif progress:
             self._which = "idle"  # the first read after the headers still waits for the first event
-        deadline = least(self._least_with_run(), self._waiting)
+        deadline = least(self._end, self._waiting)
         if deadline is None:
             return None
         if deadline <= now:
@@ -97,9 +99,6 @@ class Pace:
         return raised(
             ErrorInfo(reason="timeout", message=text, code=name, retryable=name != "run", phase=phase)
         )
-
-    def _least_with_run(self) -> float | None:
-        return least(self._request, self._run)
 
 
 def _after(now: float, seconds: float | None) -> float | None:

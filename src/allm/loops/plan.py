@@ -348,7 +348,7 @@ def _tools(engine: Engine, given: Request | None, options: Mapping[str, Any]) ->
     tools = merge_tools(application.get("tools", ()), engine.tools)
     if given is not None:
         tools = merge_tools(tools, as_tools(given.tools))
-    return merge_tools(tools, as_tools(options.get("tools", ())))
+    return merge_tools(tools, as_tools(options["tools"])) if "tools" in options else tools
 
 
 def _request(
@@ -443,8 +443,8 @@ def call_context(
 ) -> CallContext:
     """Address and adapter options of a call to `provider`. A level that names another provider keeps its
     own to itself: a key must not reach a host that is not its provider's."""
-    called = adapter_options(options.get("adapter_options", {}))
-    merged, base_url = dict(called), called.get("base_url")
+    called = adapter_options(options["adapter_options"]) if "adapter_options" in options else {}
+    merged, base_url = called, called.get("base_url")
     for named, address, further in (
         (_named(engine.model, engine.adapter), engine.base_url, engine.adapter_options),
         (
@@ -454,7 +454,7 @@ def call_context(
         ),
     ):
         if named in ("", provider):
-            merged = {**further, **merged}
+            merged = {**further, **merged} if merged else further
             base_url = first_given(base_url, address, further.get("base_url"))
     return CallContext(
         base_url=base_url, adapter_options=merged, timeouts=timeouts, limits=limits, orphans=orphans

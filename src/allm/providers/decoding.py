@@ -245,7 +245,13 @@ class Turn:
     def unique_id(self, id: str) -> str:
         """`id`, or one made from the place in the thread where it is empty or taken."""
         if self._used is None:
-            self._used = {call.id for message in self.request.messages for call in message.tool_calls}
+            self._used = {
+                part.id
+                for message in self.request.messages
+                if type(message.content) is tuple
+                for part in message.content
+                if type(part) is ToolCall
+            }
         number = 0
         while not id or id in self._used:
             id = f"call_{len(self.request.messages)}_{number}"

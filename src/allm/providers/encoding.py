@@ -20,6 +20,8 @@ _CREDENTIALS: Final = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "proxy-authorization"}
 )
 
+_BREAKS: Final = frozenset("\r\n\0")
+
 VARIATION: Final = "Make a variation of this image: the same subject in the same style, composed anew."
 """The prompt that stands for a variation at providers that only edit."""
 
@@ -110,7 +112,7 @@ def headers_of(options: Mapping[str, Any], streaming: bool, own: Mapping[str, An
             raise ConfigurationError(f"the header {name!r} carries a credential: pass api_key= instead")
         headers[str(name).lower()] = str(value)
     for name, value in headers.items():
-        if any(letter in name + value for letter in "\r\n\0"):
+        if not _BREAKS.isdisjoint(name + value):
             raise ConfigurationError(f"the header {name!r} holds a line break")
     return headers
 
