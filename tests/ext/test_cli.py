@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ real = pytest.mark.skipif(bool(have_model()), reason=have_model() or "there")
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (*cli.MODELS, "ALLM_MODEL", "ALLM_DEBUG", "NO_COLOR"):
+    for name in (*cli.MODELS, "ALLM_MODEL", "ALLM_BASE_URL", "ALLM_DEBUG", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ALLM_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
@@ -64,6 +64,24 @@ def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str | Callable[[], Any]]) -> list[str]:
+    """Type these lines; what is a function is called before the next one. The prompts as they come."""
+    left, prompts = iter(lines), []
+
+    def ask(prompt: str) -> str:
+        prompts.append(prompt)
+        for line in left:
+            if isinstance(line, str):
+                return line
+            line()
+        raise EOFError
+
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Terminal())
+    monkeypatch.setattr("builtins.input", ask)
+    return prompts
 
 
 def shown(stream: Any) -> str:
@@ -174,9 +192,17 @@ def test_a_failure_is_one_line_below_what_came(play: Play, capsys: pytest.Captur
         (["ask", "x", "--model", "gpt-4.1"], "write openai:gpt-4.1"),
         (["ask", "x", "--model", "openai:gpt-4.1"], "set OPENAI_API_KEY, or use --model local"),
         (["ask", "x", "--model", "nobody:m"], "no provider 'nobody'"),
+        (["ask", "x", "--model", "nope:m"], "no provider 'nope'; known: openai, "),
+        (["ask", "x", "--model", "opnai:m"], "no provider 'opnai': did you mean 'openai'?"),
+        (["ask", "x", "--model", ":x"], "write openai:x, local"),
+        (["ask", "x", "--model", ":"], "write openai:MODEL, local"),
+        (["ask", "x", "--temperature", "9"], "number from 0 to 2"),
+        (["ask", "x", "--temperature", "nan"], "number from 0 to 2"),
+        (["ask", "x", "--model", "compatible:m"], "--base-url or ALLM_BASE_URL"),
+        (["ask", "x", "--model", "compatible:m", "--base-url", "host"], "must be http:// or https://"),
         (["ask", "x", "--schema", "{"], "--schema is not JSON"),
         (["ask", "x", "--schema", "nothing.json"], "nothing.json cannot be read"),
-        (["ask", "x", "--image", "a.txt"], "no image"),
+        (["ask", "x", "--image", "a.txt"], "no image by its name; add other files with --file"),
         (["ask", "\udcff"], "not text"),
         (["chat", "--tools", "nothing.py"], "nothing.py"),
         (["chat", "--session", "x"], "no session 'x'"),
@@ -260,6 +286,42 @@ def test_the_model_is_chosen_in_order(
     assert chosen() == "openai:other"
     assert chosen("--model", "local") == "local"
     assert capsys.readouterr().err == ""
+
+
+def address(model: str, given: str | None = None) -> dict[str, str]:
+    return cli.address(allm.ModelRef.parse(model), given)
+
+
+def test_the_address_of_a_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ALLM_BASE_URL", "http://usual/v1")
+    assert address("compatible:m") == {"base_url": "http://usual/v1"}
+    assert address("compatible:m", "http://other/v1") == {"base_url": "http://other/v1"}
+    assert address("ollama:m", "http://other/v1") == {"base_url": "http://other/v1"}
+    for model in ("openai:m", "ollama:m", "compatible:groq/m", "local"):
+        assert address(model) == {}
+
+
+@pytest.mark.parametrize("model", ["openai:m", "anthropic:m", "groq:m", "compatible:groq/m"])
+def test_a_key_goes_to_no_foreign_host(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY"):
+        monkeypatch.setenv(variable, "secret")
+    for arguments in (["ask", "x"], ["embed", "x"], ["image", "x"]):
+        refuses([*arguments, "-m", model, "--base-url", "http://127.0.0.1:9"], "write compatible:m", capsys)
+
+
+def test_a_server_that_is_named_by_its_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("COMPATIBLE_API_KEY", "its-own")
+    with allm.testing.scripted([[{"text": "Hi"}], [{"vectors": [[0.5]]}]]) as server:
+        place = ["-m", "compatible:m", "--base-url", f"{server.url}/v1"]
+        assert cli.main(["ask", "x", *place]) == 0
+        assert cli.main(["embed", "x", *place]) == 0
+        assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer its-own"] * 2
+    assert capsys.readouterr().out == 'Hi\n{"index":0,"vector":[0.5]}\n'
 
 
 def test_the_missing_extra_is_named(
@@ -388,6 +450,183 @@ def test_a_question_to_the_user_and_a_manual_tool(
     assert adapter.requests[2].messages[-1].text == "seen"
 
 
+def test_the_choices_of_a_question_are_shown(
+    play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import allm\n@allm.tool\ndef which() -> str:\n    return allm.AskUser('Which?', ['red', 'blue'])\n"
+    )
+    play([{"tool_call": {"id": "c", "name": "which"}}], [{"text": "Red it is."}])
+    typed(monkeypatch, "go\nred\n")
+    assert cli.main(["chat", "--tools", str(path)]) == 0
+    assert capsys.readouterr().out == "Which?\n- red\n- blue\nRed it is.\n"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Path:
+    """Tools that wait for a decision, and what they have done, beside them in `done`."""
+    path = tmp_path / "guarded.py"
+    path.write_text(
+        "import allm, pathlib\n@allm.tool(requires_approval=True)\ndef delete(path: str) -> str:\n"
+        "    with (pathlib.Path(__file__).parent / 'done').open('a') as file:\n"
+        "        file.write(path)\n    return 'deleted'\n"
+        "look = allm.Tool(name='look', manual=True)\n"
+    )
+    return path
+
+
+def done(path: Path) -> str:
+    written = path.parent / "done"
+    return written.read_text() if written.exists() else ""
+
+
+def deletions(*paths: str) -> Script:
+    return [{"tool_call": {"id": f"c{p}", "name": "delete", "arguments": {"path": p}}} for p in paths]
+
+
+@pytest.mark.parametrize(
+    ("said", "ran", "told"),
+    [
+        ("y", "a", "deleted"),
+        ("YES", "a", "deleted"),
+        ("n", "", '{"error":"the user did not allow this call"}'),
+        ("", "", '{"error":"the user did not allow this call"}'),
+        ("not that one", "", '{"error":"the user did not allow this call: not that one"}'),
+    ],
+)
+def test_a_tool_runs_once_it_is_approved(
+    said: str,
+    ran: str,
+    told: str,
+    play: Play,
+    monkeypatch: pytest.MonkeyPatch,
+    guarded: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    adapter = play(deletions("a"), [{"text": "Well."}])
+    typed(monkeypatch, f"go\n{said}\n")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 0
+    assert done(guarded) == ran
+    assert adapter.requests[1].messages[-1].text == told
+    out, err = capsys.readouterr()
+    assert out == "Well.\n"
+    assert 'the model asks for delete {"path": "a"}: it runs after y' in err
+
+
+def test_each_waiting_call_is_decided_on(
+    play: Play, monkeypatch: pytest.MonkeyPatch, guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look = {"tool_call": {"id": "l", "name": "look"}}
+    adapter = play([*deletions("a", "b"), look], [{"text": "Well."}])
+    typed(monkeypatch, "go\nn\ny\nseen\n")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 0
+    assert done(guarded) == "b"
+    answers = {message.tool_call_id: message.text for message in adapter.requests[1].messages[2:]}
+    assert (answers["cb"], answers["l"]) == ("deleted", "seen")
+    assert "did not allow" in answers["ca"]
+    notes = [line for line in capsys.readouterr().err.splitlines() if "asks for" in line]
+    assert [note.partition(": ")[2].split(" {")[0] for note in notes] == [
+        "the model asks for delete",
+        "the model asks for delete",
+        "the model asks for look",
+    ]
+
+
+def test_the_prompt_says_what_is_waited_for(
+    play: Play, monkeypatch: pytest.MonkeyPatch, guarded: Path
+) -> None:
+    play([*deletions("a"), {"tool_call": {"id": "l", "name": "look"}}], [{"text": "Well."}])
+    prompts = at_a_terminal(monkeypatch, ["go", "y", "", "seen"])
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 0
+    wanted = ["> ", "run delete? [y/N/why not]> ", "result of look> ", "result of look> ", "> "]
+    assert prompts == wanted
+
+
+def test_a_pipe_that_ends_before_the_decision_has_failed(
+    play: Play, monkeypatch: pytest.MonkeyPatch, guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(deletions("a"), [{"text": "Well."}])
+    typed(monkeypatch, "go\n")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 1
+    assert "the input ended before delete was answered" in capsys.readouterr().err
+    typed(monkeypatch, "y\n")
+    assert cli.main(["chat"]) == 2
+    assert "allm chat --tools FILE.py" in capsys.readouterr().err
+    assert SQLiteStore().list()[0].status == "awaiting_tools"
+    typed(monkeypatch, "y\n")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 0
+    assert (done(guarded), capsys.readouterr().out) == ("a", "Well.\n")
+
+
+def test_an_approved_tool_runs_once_also_where_the_user_stops_then(
+    play: Play, monkeypatch: pytest.MonkeyPatch, guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shows = cli_chat._Chat._event
+
+    def stops(self: Any, event: Any) -> None:
+        shows(self, event)
+        if isinstance(event, allm.ToolResultEncoded) and stopping:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_chat._Chat, "_event", stops)
+    play(deletions("a"), [{"text": "Well."}])
+    stopping = True
+    typed(monkeypatch, "go\ny\n")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 130
+    stopping = False
+    typed(monkeypatch, "/retry")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 0
+    assert (done(guarded), capsys.readouterr().out) == ("a", "Well.\n")
+
+
+def elsewhere(text: str) -> None:
+    """Another writer answers in the last conversation."""
+    store = SQLiteStore()
+    before = store.load(store.list()[0].id)
+    store.save(before.append_user(text).append(allm.assistant("Indeed.")), before.revision)
+
+
+def test_of_two_writers_the_second_asks_nothing_and_takes_up_the_new_state(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = play([{"text": "one"}], [{"text": "two"}])
+    at_a_terminal(monkeypatch, ["a", lambda: elsewhere("b"), "c", "c"])
+    assert cli.main(["chat"]) == 0
+    assert [message.text for message in adapter.requests[1].messages] == ["a", "one", "b", "Indeed.", "c"]
+    assert len(adapter.requests) == 2
+    assert "conflict: " in shown(sys.stderr)
+    assert "send your line again" in shown(sys.stderr)
+    assert SQLiteStore().list()[0].messages == 6
+
+
+def test_a_conversation_that_was_deleted_elsewhere_is_saved_anew(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play([{"text": "one"}], [{"text": "two"}])
+    at_a_terminal(monkeypatch, ["a", lambda: SQLiteStore().delete(SQLiteStore().list()[0].id), "c", "c"])
+    assert cli.main(["chat"]) == 0
+    assert "it is gone" in shown(sys.stderr)
+    assert SQLiteStore().list()[0].messages == 4
+
+
+def test_a_pipe_stops_at_a_conflict(
+    play: Play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            if self.tell():
+                elsewhere("b")
+            return super().readline(-1)
+
+    adapter = play([{"text": "one"}], [{"text": "two"}])
+    monkeypatch.setattr(sys, "stdin", Slow("a\nc\n"))
+    assert cli.main(["chat"]) == 1
+    assert "conflict: " in capsys.readouterr().err
+    assert len(adapter.requests) == 1
+
+
 def test_a_failed_turn_is_kept_and_tried_again(
     play: Play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -464,17 +703,7 @@ def test_a_turn_that_the_user_stops_leaves_nothing(
 
 def test_a_terminal_chat_survives_failures(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     play([{"error": "invalid_request"}], [{"text": "now"}])
-    lines = iter(["hi", "/bogus", "/retry"])
-
-    def ask(prompt: str) -> str:
-        line = next(lines, None)
-        if line is None:
-            raise EOFError
-        return line
-
-    for name in ("stdin", "stdout", "stderr"):
-        monkeypatch.setattr(sys, name, Terminal())
-    monkeypatch.setattr("builtins.input", ask)
+    at_a_terminal(monkeypatch, ["hi", "/bogus", "/retry"])
     assert cli.main(["chat"]) == 0
     assert shown(sys.stdout) == "now\n"
     assert "a new conversation" in shown(sys.stderr)

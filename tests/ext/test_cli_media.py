@@ -80,7 +80,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """Let this adapter answer whatever model is named."""
 
     def use(adapter: Any) -> None:
-        def engine(slot: str, model: str) -> allm.Engine:
+        def engine(slot: str, model: str, _: Any) -> allm.Engine:
             fields: dict[str, Any] = {slot: adapter, "retry": False}
             return allm.Engine(**fields)
 
@@ -236,7 +236,7 @@ def test_an_answer_without_an_image_is_a_failure(play: Play, capsys: pytest.Capt
         (["image", "x", "-m", "anthropic:m"], "no provider 'anthropic' for images"),
         (["image", "x", "-m", "fake", "--mask", "a.png"], "--edit FILE"),
         (["image", "x", "-m", "fake", "--edit", "a.png"], "a.png cannot be read"),
-        (["image", "x", "-m", "fake", "--edit", "a.txt"], "a.txt is no image"),
+        (["image", "x", "-m", "fake", "--edit", "a.txt"], "a.txt is no image by its name\n"),
         (["image", "x", "-m", "fake", "-o", "nowhere/a.png"], "there is no directory nowhere"),
         (["image", "x", "-n", "0"], "positive number"),
         (["embed"], "nothing to embed"),
@@ -256,7 +256,7 @@ def test_mistakes_of_use(arguments: list[str], said: str, capsys: pytest.Capture
 def test_the_first_key_chooses_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
 
-    def engine(slot: str, model: str) -> allm.Engine:
+    def engine(slot: str, model: str, _: Any) -> allm.Engine:
         chosen.append(model)
         raise KeyboardInterrupt
 
@@ -333,7 +333,7 @@ def command(engine: str, *arguments: str, **options: Any) -> subprocess.Popen[st
     code = f"""
 import sys, allm
 from allm.ext import cli, cli_media
-cli_media._engine = lambda slot, model: allm.Engine(**{{slot: model}}, {engine})
+cli_media._engine = lambda slot, model, _: allm.Engine(**{{slot: model}}, {engine})
 sys.exit(cli.main({list(arguments)!r}))
 """
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -452,7 +452,7 @@ def test_without_a_key_the_local_model_does_it(
 ) -> None:
     seen: list[Sequence[str]] = []
 
-    def engine(slot: str, model: str) -> allm.Engine:
+    def engine(slot: str, model: str, _: Any) -> allm.Engine:
         seen.append((slot, model))
         return allm.Engine(embed_adapter=Embedder())
 

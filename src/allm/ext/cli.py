@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 import allm
 from allm.ext import weights
 from allm.ext.screen import Screen
+from allm.providers import split_model
 
 MODELS: Final = {
     "OPENAI_API_KEY": "openai:gpt-6-luna",
@@ -38,7 +39,9 @@ environment:
   OPENAI_API_KEY     key of the provider openai
   ANTHROPIC_API_KEY  key of the provider anthropic
   GEMINI_API_KEY     key of the provider gemini; GOOGLE_API_KEY does as well
+  COMPATIBLE_API_KEY key of the server that --base-url or ALLM_BASE_URL names, if it wants one
   ALLM_MODEL         model where --model is not given, such as openai:gpt-6-luna or local
+  ALLM_BASE_URL      address of the server that compatible:MODEL means
   ALLM_LOCAL_MODEL   a .gguf file in the place of the default local model
   ALLM_DATA          directory of the saved conversations
   ALLM_CACHE         directory of the downloaded model
@@ -155,9 +158,16 @@ def _ask_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", metavar="NAME", help="openai:MODEL, local, or local:FILE.gguf")
+    address_argument(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="instructions for the model")
     parser.add_argument("--max-tokens", type=_positive, metavar="N", help="the longest answer")
-    parser.add_argument("--temperature", type=float, metavar="X", help="0: always the likeliest word")
+    parser.add_argument(
+        "--temperature", type=_temperature, metavar="X", help="0 (always the likeliest word) to 2"
+    )
+
+
+def address_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", metavar="URL", help="where the server of compatible:MODEL is")
 
 
 def _positive(text: str) -> int:
@@ -167,7 +177,16 @@ def _positive(text: str) -> int:
     return value
 
 
-_positive.__name__ = "positive number"  # argparse puts it into its message
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 2:
+        raise ValueError
+    return value
+
+
+# argparse puts the names into its messages
+_positive.__name__ = "positive number"
+_temperature.__name__ = "number from 0 to 2"
 
 
 def _models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,11 +207,12 @@ def _engine(model: str | None, arguments: argparse.Namespace, screen: Screen, **
     chosen = model or os.environ.get("ALLM_MODEL") or _model_of_a_key()
     name = chosen or "local"
     ref = _ref(name)
+    fields = {**address(ref, arguments.base_url), **more}
     if ref.provider == "local":
         _ready_local(ref.id, screen)
     if chosen is None:
         screen.note(f"no key set; the local model {_local_name()} answers (small, on this machine)")
-    return allm.Engine(name, system=arguments.system, params=params, **more)
+    return allm.Engine(name, system=arguments.system, params=params, **fields)
 
 
 def _model_of_a_key() -> str | None:
@@ -203,8 +223,32 @@ def _ref(name: str) -> allm.ModelRef:
     try:
         return allm.ModelRef.parse(name)
     except allm.ConfigurationError:
-        text = f"the model {name!r} names no provider: write openai:{name}, local or local:FILE.gguf"
+        bare = name.strip(":@") or "MODEL"
+        text = f"the model {name!r} names no provider: write openai:{bare}, local or local:FILE.gguf"
         raise allm.ConfigurationError(text) from None
+
+
+def address(ref: allm.ModelRef, given: str | None) -> dict[str, str]:
+    """The engine's `base_url`, where --base-url or, for `compatible`, ALLM_BASE_URL gives one.
+
+    Raises `ConfigurationError` for a provider whose key must not go to another host than its own, and where
+    nobody says what server `compatible` is.
+    """
+    provider, model = split_model(ref.provider, ref.id)
+    url = given or (os.environ.get("ALLM_BASE_URL") if provider == "compatible" else None)
+    if url is None and provider != "compatible":
+        return {}
+    if url is None:
+        raise allm.ConfigurationError(f"where is the server of {ref}? --base-url or ALLM_BASE_URL says it")
+    from allm.providers.compatible import TABLE
+
+    row = TABLE.get(provider)
+    if row is None or row.key.required:
+        raise allm.ConfigurationError(
+            f"{provider} is asked at its own address only: with --base-url write "
+            f"compatible:{model or 'MODEL'}, whose key is COMPATIBLE_API_KEY"
+        )
+    return {"base_url": url}
 
 
 def _local_name() -> str:
@@ -303,7 +347,7 @@ def _question(arguments: argparse.Namespace) -> allm.Message:
             texts.append(f"File {Path(name).name}:\n{found}")
         else:
             parts.append(found)
-    parts += [_image(name) for name in arguments.image]
+    parts += [_image(name, "; add other files with --file") for name in arguments.image]
     text = "\n\n".join(piece for piece in texts if piece.strip())
     if not text and not parts:
         raise allm.ConfigurationError('nothing to ask: allm ask "your question", or pipe it in')
@@ -341,12 +385,13 @@ def _attached(name: str) -> str | allm.FilePart:
     return allm.FilePart(data, mime_type=kind, filename=Path(name).name)
 
 
-def _image(name: str) -> allm.ImagePart:
+def _image(name: str, otherwise: str = "") -> allm.ImagePart:
+    """An image by its address or file; `otherwise` is what to do with a file that is none."""
     if name.startswith(("https://", "http://")):
         return allm.ImagePart(allm.Image.from_url(name))
     kind = mimetypes.guess_type(name)[0] or ""
     if not kind.startswith("image/"):
-        raise allm.ConfigurationError(f"{name} is no image by its name; add other files with --file")
+        raise allm.ConfigurationError(f"{name} is no image by its name{otherwise}")
     return allm.ImagePart(allm.Image.from_bytes(_read(name), kind))
 
 

@@ -31,6 +31,7 @@ _COMMANDS: Final = """\
 /retry         send again what failed
 /help          this list
 /exit          leave (also Ctrl-D)
+A tool that waits for you runs after y; with anything else it does not, and the model is told why.
 """
 
 
@@ -107,17 +108,30 @@ class _Chat:
             self._greet()
         while (line := self.screen.ask(self._prompt())) is not None:
             try:
-                if line.strip() and not self._take(line):
-                    break
+                if not self._take(line):
+                    return 0
             except KeyboardInterrupt:
                 if not self.interactive:
                     raise
                 self.screen.break_line()
+                self._waiting()
             except (allm.AllmError, OSError) as error:
                 if not self.interactive:
                     raise
-                self.screen.error(cli.describe(error) if isinstance(error, allm.AllmError) else str(error))
-        return 0
+                self._failed(error)
+        return self._end_of_input()
+
+    def _failed(self, error: allm.AllmError | OSError) -> None:
+        self.screen.error(cli.describe(error) if isinstance(error, allm.AllmError) else str(error))
+        if isinstance(error, allm.SessionError) and error.info.code == "revision_conflict":
+            self._reload()
+
+    def _end_of_input(self) -> int:
+        """The exit status: a pipe that ends before a tool is answered leaves its turn unfinished."""
+        if self.interactive or self.session.status != "awaiting_tools":
+            return 0
+        self.screen.error(f"the input ended before {self.session.pending_tool_calls[0].name} was answered")
+        return 1
 
     def _greet(self) -> None:
         count = len(self.session.messages)
@@ -126,12 +140,18 @@ class _Chat:
         self._waiting()
 
     def _prompt(self) -> str:
-        if self.session.status == "awaiting_tools":
-            return f"result of {self.session.pending_tool_calls[0].name}> "
-        return "> "
+        if self.session.status != "awaiting_tools":
+            return "> "
+        call = self.session.pending_tool_calls[0]
+        return f"run {call.name}? [y/N/why not]> " if self._undecided(call) else f"result of {call.name}> "
+
+    def _undecided(self, call: allm.ToolCall) -> bool:
+        """Whether the pending call waits for a decision, not for its result."""
+        approvals = self.session.metadata.get("approvals", {})
+        return bool(approvals.get(call.id) == allm.approval_digest(call))
 
     def _take(self, line: str) -> bool:
-        """A command or a message; False ends the conversation."""
+        """A command, or something said; False ends the conversation."""
         word, _, rest = line.strip().partition(" ")
         if not word.startswith("/"):
             self._say(line)
@@ -163,21 +183,44 @@ class _Chat:
             raise allm.ConfigurationError(f"no command {word}; /help lists them")
 
     def _say(self, line: str) -> None:
+        """A message, or what the first pending call waits for: its result, or whether it may run."""
         cli._check_text(line)
-        session = self.session
-        if session.status == "awaiting_tools":
-            self._keep(session.submit_tool_result(session.pending_tool_calls[0].id, line))
-            if not self.session.pending_tool_calls:
-                self._turn(allm.sessions.stream_resume)
+        waits = self.session.status == "awaiting_tools"
+        call = self.session.pending_tool_calls[0] if waits else None
+        if call is not None and self._undecided(call):
+            decision = self._decision(call, line.strip())
+            self._answered(allm.sessions.submit(self.engine, self.session, decisions=[decision]))
+        elif not line.strip():
             return
-        self._turn(allm.sessions.stream_reply, line)
+        elif call is not None:
+            self._answered(self.session.submit_tool_result(call.id, line))
+        else:
+            self._turn(allm.sessions.stream_reply, line)
+
+    def _decision(self, call: allm.ToolCall, said: str) -> allm.Decision:
+        if said.lower() not in ("y", "yes"):
+            return allm.deny(call, "" if said.lower() in ("n", "no") else said)
+        if call.name not in {tool.name for tool in self.engine.tools}:
+            raise allm.ConfigurationError(f"{call.name} is not here: begin with `allm chat --tools FILE.py`")
+        return allm.approve(call)
+
+    def _answered(self, session: allm.Session) -> None:
+        """A pending call was answered: the next one is, or the turn goes on."""
+        self._keep(session)
+        if session.pending_tool_calls:
+            self._waiting()
+        else:
+            self._turn(allm.sessions.stream_resume)
 
     def _turn(self, verb: Callable[..., Any], message: str | None = None) -> None:
         """Show a turn and keep what became of the session, also where it failed.
 
         Before a tool runs and when it has answered, how far the turn has come is stored, so that after a
-        crash it goes on there. A turn that the user stopped leaves nothing.
+        crash it goes on there. A turn that the user stopped leaves nothing, unless it went on with an
+        earlier one. Where somebody else has saved meanwhile nothing is asked.
         """
+        if self.stored is not None:
+            self.store.save(self.stored, self.stored.revision)  # changes nothing, or raises
         before, stored = self.session, self.stored
         fold = allm.SessionFold(before, message)
         try:
@@ -193,7 +236,9 @@ class _Chat:
                 self._keep(error.partial.session)
             raise
         except BaseException:
-            if stored is not None:
+            if message is None:
+                self._keep(fold.session)
+            elif stored is not None:
                 self._store(before)
             elif self.stored is not None:
                 self.store.delete(before.id or "")
@@ -225,15 +270,29 @@ class _Chat:
             self.store.save(session, self.stored.revision if self.stored is not None else None)
             self.stored = session
 
+    def _reload(self) -> None:
+        """Go on with what somebody else has saved; what they have deleted is saved anew."""
+        try:
+            self.session = self.stored = self.store.load(self.session.id or "")
+        except allm.SessionError:
+            self.stored = None
+            self.screen.note("your next line saves the conversation anew")
+            return
+        self.screen.note("loaded as it is now, /history shows it: send your line again if it still fits")
+        self._waiting()
+
     def _waiting(self, result: Any = None) -> None:
         """Say what the session waits for, if it does, or why it stopped early."""
         if self.session.status == "awaiting_user" and self.session.pending_question:
             self.screen.end_line()
             self.screen.line(self.session.pending_question)
+            for choice in self.session.metadata.get("ask_user_options", {}).get("choices", ()):
+                self.screen.line(f"- {choice}")
         elif self.session.status == "awaiting_tools":
-            for call in self.session.pending_tool_calls:
-                arguments = json.dumps(call.arguments, ensure_ascii=False)
-                self.screen.note(f"the model asks for {call.name} {arguments}: type its result")
+            call = self.session.pending_tool_calls[0]
+            arguments = json.dumps(call.arguments, ensure_ascii=False)
+            what = "it runs after y" if self._undecided(call) else "type its result"
+            self.screen.note(f"the model asks for {call.name} {arguments}: {what}")
         elif self.session.status == "interrupted":
             self.screen.note("the last turn was cut; /retry goes on with it")
         elif result is not None and result.halted_reason == "max_turns":

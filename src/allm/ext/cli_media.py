@@ -46,8 +46,8 @@ def register(commands: Any) -> None:
     _embed_arguments(commands.add_parser("embed", help="vectors for texts, as JSON lines"))
 
 
-def _engine(slot: str, model: str) -> allm.Engine:
-    fields: dict[str, Any] = {slot: model}
+def _engine(slot: str, model: str, arguments: argparse.Namespace) -> allm.Engine:
+    fields: dict[str, Any] = {slot: model, **cli.address(cli._ref(model), arguments.base_url)}
     return allm.Engine(**fields)
 
 
@@ -90,6 +90,7 @@ def _image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _chooses(IMAGE_MODELS)
     parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="what is to be seen; words are joined")
     parser.add_argument("-m", "--model", metavar="NAME", help="such as openai:gpt-image-2")
+    cli.address_argument(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where it goes (default: image.png)")
     parser.add_argument("--force", action="store_true", help="overwrite files")
     parser.add_argument("-n", type=cli._positive, default=1, metavar="N", help="so many: FILE-1, FILE-2 ...")
@@ -107,7 +108,7 @@ def _image(arguments: argparse.Namespace, screen: Screen) -> int:
         _check_target(path, arguments.force)
     prompt, model = _prompt(arguments.prompt), _image_model(arguments.model)
     options = _image_options(arguments, output, model)
-    stream = _image_stream(_engine("image_adapter", model), prompt, arguments, options)
+    stream = _image_stream(_engine("image_adapter", model, arguments), prompt, arguments, options)
     screen.status(f"{model} is at work")
     show = (lambda event: screen.line(allm.to_json(event))) if arguments.json else _nothing
     response: allm.ImageResponse = _followed(stream, screen, "images", show)
@@ -230,6 +231,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT")
     parser.add_argument("--file", metavar="FILE", help="one text a line")
     parser.add_argument("-m", "--model", metavar="NAME", help="openai:MODEL, local, or local:FILE.gguf")
+    cli.address_argument(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where the lines go (default: stdout)")
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     parser.add_argument("--dimensions", type=cli._positive, metavar="N", help="numbers in a vector")
@@ -246,7 +248,7 @@ def _embed(arguments: argparse.Namespace, screen: Screen) -> int:
         _check_target(output, arguments.force)
     texts = _texts(arguments)
     stream = allm.stream_embed(
-        _engine("embed_adapter", _embed_model(arguments.model, screen)),
+        _engine("embed_adapter", _embed_model(arguments.model, screen), arguments),
         texts.values(),
         dimensions=arguments.dimensions,
         task_type=arguments.task,

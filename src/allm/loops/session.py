@@ -48,7 +48,8 @@ def resumed(session: Session, message: Any = None) -> Session:
     )
     if session.status == "awaiting_tools" and (session.pending_tool_calls or message is not None):
         ids = ", ".join(call.id for call in session.pending_tool_calls)
-        raise _refused(session, "resume", f"answer the pending calls first with submit_tool_result ({ids})")
+        how = "submit_tool_result, or decide on them with sessions.submit(decisions=...)"
+        raise _refused(session, "resume", f"answer the pending calls first with {how} ({ids})")
     if message is not None:
         return replied(session, message)
     if session.status == "awaiting_user":

@@ -138,6 +138,6 @@ def _unknown(name: str) -> str:
     from difflib import get_close_matches
 
     known = [*_BUILT_IN, *COMPATIBLE, *_registered]
-    near = get_close_matches(name, known, 1)
+    near = get_close_matches(name, known, 1, 0.7)
     meant = f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
     return f"no provider {name!r}{meant}"
