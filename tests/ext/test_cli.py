@@ -301,6 +301,19 @@ def test_the_address_of_a_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         assert address(model) == {}
 
 
+def test_the_address_stays_with_its_provider_when_the_model_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parsed = cli._parser().parse_args(["chat", "-m", "ollama:a", "--base-url", "http://there/v1"])
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    chat = cli_chat._Chat(parsed, Screen())
+    found = [chat.engine.base_url]
+    for model in ("ollama:b", "vllm:c", "openai:d", "ollama:e"):
+        chat._take(f"/model {model}")
+        found.append(chat.engine.base_url)
+    assert found == ["http://there/v1", "http://there/v1", None, None, "http://there/v1"]
+
+
 @pytest.mark.parametrize("model", ["openai:m", "anthropic:m", "groq:m", "compatible:groq/m"])
 def test_a_key_goes_to_no_foreign_host(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -581,6 +594,24 @@ def test_an_approved_tool_runs_once_also_where_the_user_stops_then(
     assert (done(guarded), capsys.readouterr().out) == ("a", "Well.\n")
 
 
+def test_an_approved_call_that_has_not_run_yet_is_announced(
+    play: Play, monkeypatch: pytest.MonkeyPatch, guarded: Path
+) -> None:
+    """The chat died between the decision and the call."""
+    play(deletions("a"), [{"text": "Well."}])
+    typed(monkeypatch, "go\n")
+    assert cli.main(["chat", "--tools", str(guarded)]) == 1
+    store = SQLiteStore()
+    before = store.load(store.list()[0].id)
+    engine = allm.Engine("fake", tools=cli_chat.load_tools(str(guarded)))
+    decision = allm.approve(before.pending_tool_calls[0])
+    store.save(allm.sessions.submit(engine, before, decisions=[decision]), before.revision)
+    at_a_terminal(monkeypatch, ["/retry"])
+    assert cli.main(["chat", "--tools", str(guarded)]) == 0
+    assert "/retry goes on" in shown(sys.stderr)
+    assert (done(guarded), shown(sys.stdout)) == ("a", "Well.\n")
+
+
 def elsewhere(text: str) -> None:
     """Another writer answers in the last conversation."""
     store = SQLiteStore()
@@ -614,14 +645,13 @@ def test_a_conversation_that_was_deleted_elsewhere_is_saved_anew(
 def test_a_pipe_stops_at_a_conflict(
     play: Play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Slow(io.StringIO):
-        def readline(self, size: int | None = -1, /) -> str:
-            if self.tell():
-                elsewhere("b")
-            return super().readline(-1)
+    def ask(screen: Screen, prompt: str) -> str:
+        if adapter.requests:
+            elsewhere("b")
+        return "a"
 
     adapter = play([{"text": "one"}], [{"text": "two"}])
-    monkeypatch.setattr(sys, "stdin", Slow("a\nc\n"))
+    monkeypatch.setattr(Screen, "ask", ask)
     assert cli.main(["chat"]) == 1
     assert "conflict: " in capsys.readouterr().err
     assert len(adapter.requests) == 1

@@ -81,7 +81,9 @@ class _Chat:
         self.tools = load_tools(arguments.tools) if arguments.tools else ()
         self.session, self.stored = self._first_session()
         self.interactive = is_terminal(sys.stdin)
-        self._use(arguments.model or self.session.metadata.get("model"), chosen=bool(arguments.model))
+        model = arguments.model or self.session.metadata.get("model")
+        self._use(model, arguments, chosen=bool(arguments.model))
+        self.provider = self.engine.ref.provider
 
     def _first_session(self) -> tuple[allm.Session, allm.Session | None]:
         """The session to go on with, and what is stored of it."""
@@ -93,9 +95,9 @@ class _Chat:
         session = _find(self.store, self.arguments.session or "last")
         return session, session
 
-    def _use(self, model: str | None, *, chosen: bool) -> None:
+    def _use(self, model: str | None, arguments: argparse.Namespace, *, chosen: bool) -> None:
         """Go on with `model`; the session remembers one that was chosen for it."""
-        engine = cli._engine(model, self.arguments, self.screen, tools=self.tools)
+        engine = cli._engine(model, arguments, self.screen, tools=self.tools)
         allm.stream(engine, "?").close()  # sends nothing, but names an unknown provider or a missing key
         self.engine = engine
         if chosen:
@@ -175,12 +177,18 @@ class _Chat:
         elif word == "/retry":
             self._turn(allm.sessions.stream_resume)
         elif word == "/model" and rest:
-            self._use(rest, chosen=True)
+            self._use(rest, self._arguments_for(rest), chosen=True)
             self.screen.note(f"from now on {self.engine.ref}")
         elif word == "/model":
             self.screen.line(str(self.engine.ref))
         else:
             raise allm.ConfigurationError(f"no command {word}; /help lists them")
+
+    def _arguments_for(self, model: str) -> argparse.Namespace:
+        """The arguments; --base-url is for the provider that the chat began with."""
+        if cli._ref(model).provider == self.provider:
+            return self.arguments
+        return argparse.Namespace(**{**vars(self.arguments), "base_url": None})
 
     def _say(self, line: str) -> None:
         """A message, or what the first pending call waits for: its result, or whether it may run."""
@@ -293,7 +301,7 @@ class _Chat:
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             what = "it runs after y" if self._undecided(call) else "type its result"
             self.screen.note(f"the model asks for {call.name} {arguments}: {what}")
-        elif self.session.status == "interrupted":
+        elif self.session.progress is not None:
             self.screen.note("the last turn was cut; /retry goes on with it")
         elif result is not None and result.halted_reason == "max_turns":
             self.screen.note("stopped after too many rounds of tools; /retry goes on")
