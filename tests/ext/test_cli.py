@@ -420,8 +420,9 @@ def test_commands(play: Play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert err == "allm: from now on scripted:n\nallm: a new conversation\n"
     assert [entry.title for entry in SQLiteStore().list()] == ["you", "hi"]
     assert SQLiteStore().load(SQLiteStore().list()[0].id).metadata == {"model": "scripted:n"}
-    typed(monkeypatch, "/bogus\n")
-    assert cli.main(["chat"]) == 2
+    for line, said in (("/bogus", "no command /bogus"), ("/retry", "nothing to send again")):
+        typed(monkeypatch, line)
+        refuses(["chat", "--new"], said, capsys)
 
 
 def test_tools_from_a_file(

@@ -174,6 +174,8 @@ class _Chat:
             self.screen.note("a new conversation")
         elif word == "/history":
             _show(self.session, self.screen)
+        elif word == "/retry" and not self.session.messages:
+            raise allm.ConfigurationError("there is nothing to send again: the conversation is empty")
         elif word == "/retry":
             self._turn(allm.sessions.stream_resume)
         elif word == "/model" and rest:
