@@ -98,6 +98,30 @@ def test_a_budget_of_money_counts_by_the_prices(face: Face) -> None:
     assert [step.response.warnings for step in result.steps] == [(), ()]
 
 
+CACHED: dict[str, Any] = {"input_tokens": 1_000_000, "output_tokens": 10, "cached_input_tokens": 1}
+
+
+def test_a_budget_of_money_holds_where_cached_tokens_have_no_price(face: Face) -> None:
+    call: Script = [*calls(("c", "double", {"n": 1})), {"usage": CACHED}]
+    engine = fake(*[call] * 5, tools=[double], model="m", prices={"m": allm.Price(input=3, output=15)})
+    result = face.chat(engine, "go", budget=allm.Budget(cost=1.0))
+    assert (result.halted_reason, len(result.steps), result.usage.total_cost) == ("budget", 1, None)
+    assert result.metadata["budget"]["spent"] == pytest.approx(3.00015)
+    assert ["Budget.cost" in line for line in result.steps[0].response.warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("price", "spent"), [(allm.Price(input=3), 3.0), (allm.Price(output=0), 0.0), (allm.Price(), 0.0)]
+)
+def test_a_cost_that_is_known_in_part_counts_and_is_warned_of(price: allm.Price, spent: float) -> None:
+    engine = fake([{"text": "Hi"}, {"usage": CACHED}], model="m", prices={"m": price})
+    told: list[Any] = []
+    result = allm.chat(engine, "go", budget=allm.Budget(cost=3.1), on_event=told.append)
+    assert ["Budget.cost" in line for line in result.steps[0].response.warnings] == [True]
+    soft = [event.data["spent"] for event in told if isinstance(event, allm.RawChunk)]
+    assert soft == ([pytest.approx(spent)] if spent else [])
+
+
 def test_a_fallback_has_the_price_of_its_own_model(face: Face) -> None:
     other = fake(answer(**USAGE), model="n")
     prices = {"m": PRICE, "n": allm.Price(input=1, output=0)}

@@ -19,8 +19,9 @@ class Budget(Struct, frozen=True, omit_defaults=True, kw_only=True):
     have no word for a halt and raise `LimitExceededError` (code `budget`).
 
     An answer that is coming is cut where it crosses a bound; one that came whole is kept, and so are the
-    results of its tools. Until a provider reports, an answer counts a token for four characters; a cost
-    that nobody reports counts as nothing, and a warning on the response says so.
+    results of its tools. Until a provider reports, an answer counts a token for four characters. What a
+    cost is not known of counts as nothing, cached tokens without a price of their own as the rest of the
+    prompt; a warning on the response says so.
 
     Raises `ValidationError` for a bound that is not a positive number.
     """

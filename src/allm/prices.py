@@ -55,6 +55,14 @@ def price_of(levels: Iterable[Mapping[str, Price] | None], ref: ModelRef) -> Pri
     return None
 
 
+def in_full(price: Price) -> Price:
+    """The price with that of the prompt for cached tokens that have none of their own: what is read from a
+    cache costs no more."""
+    read = price.input if price.cache_read is None else price.cache_read
+    written = price.input if price.cache_write is None else price.cache_write
+    return replace(price, cache_read=read, cache_write=written)
+
+
 def priced(usage: Usage, price: Price) -> Usage:
     """The usage with its costs; those that it has stay, those that cannot be known are `None`."""
     if usage.total_cost is not None:

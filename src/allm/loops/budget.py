@@ -13,9 +13,13 @@ from allm.data.failure import ErrorInfo
 from allm.data.responses import Response, Usage
 from allm.errors import raised
 from allm.loops.effects import Elapsed, Loop, ask
+from allm.prices import Price, in_full, priced
 
 CHARACTERS: Final = 4  # of a token, roughly; used until the provider reports
-UNPRICED: Final = "Budget.cost: what this answer cost is not known; it counts as nothing"
+UNPRICED: Final = (
+    "Budget.cost: not all that this answer cost is known (see allm.Price): "
+    "cached tokens count as the rest of the prompt does, all else as nothing"
+)
 
 
 class Meter:
@@ -29,8 +33,9 @@ class Meter:
         self._told: set[str] = set()
         self.open()
 
-    def open(self) -> None:
-        """An answer begins; what a failed attempt had brought is forgotten."""
+    def open(self, price: Price | None = None) -> None:
+        """An answer of a model with that price begins; what a failed attempt had brought is forgotten."""
+        self._price = None if price is None else in_full(price)
         self._characters = 0
         self._usage: Usage | None = None
 
@@ -45,7 +50,7 @@ class Meter:
         """The answer is whole; what its provider reports holds over the estimate."""
         usage = usage or self._usage
         self.tokens += _tokens(usage, 0 if usage is not None else self._characters // CHARACTERS)
-        self.cost += _cost(usage) or 0.0
+        self.cost += _cost(usage, self._price)
         self.open()
 
     @property
@@ -53,7 +58,7 @@ class Meter:
         open_tokens = _tokens(self._usage, self._characters // CHARACTERS)
         return {
             "tokens": self.tokens + open_tokens,
-            "cost": self.cost + (_cost(self._usage) or 0.0),
+            "cost": self.cost + _cost(self._usage, self._price),
             "seconds": self.seconds,
         }
 
@@ -114,9 +119,9 @@ class Meter:
         return self.exceeded() or info
 
     def accounted(self, response: Response) -> Loop[Response]:
-        """The whole response, with a warning where its cost is not known."""
+        """The whole response, with a warning where its cost is not known or only in part."""
         yield from self.warned()
-        if self.budget.cost is None or _cost(response.usage) is not None:
+        if self.budget.cost is None or _is_priced(response.usage):
             return response
         return replace(response, warnings=(*response.warnings, UNPRICED))
 
@@ -129,15 +134,23 @@ def _tokens(usage: Usage | None, estimate: int) -> int:
     return (usage.input_tokens or 0) + max(usage.output_tokens or 0, estimate)
 
 
-def _cost(usage: Usage | None) -> float | None:
-    """US dollars; `None` where the provider, or whoever filled the usage in, says nothing."""
+def _cost(usage: Usage | None, price: Price | None) -> float:
+    """US dollars, as far as they are known: what the provider reports, or whoever filled the usage in, and
+    what the price gives for the rest."""
     if usage is None:
-        return None
+        return 0.0
+    if price is not None:
+        usage = priced(usage, price)
     if usage.total_cost is not None:
         return usage.total_cost
-    if usage.input_cost is None and usage.output_cost is None:
-        return None
     return (usage.input_cost or 0.0) + (usage.output_cost or 0.0)
+
+
+def _is_priced(usage: Usage | None) -> bool:
+    """Whether all that it cost is known."""
+    if usage is None:
+        return False
+    return usage.total_cost is not None or None not in (usage.input_cost, usage.output_cost)
 
 
 _UNITS: Final = {"tokens": "tokens", "cost": "US dollars", "seconds": "seconds"}

@@ -116,7 +116,7 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
     """One try. Nothing is shown before its first content event, so a failed try leaves no trace."""
     meter = plan.meter
     if meter is not None:
-        meter.open()
+        meter.open(plan.price)
     yield from source.open()
     held: list[Event] = [MessageStarted(None, request.model)]
     progress = True
