@@ -297,6 +297,43 @@ class Lost:
     name: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
 
 
+class One(msgspec.Struct, tag="one"):
+    a: int = 0
+    day: int = 0
+
+
+class Two(msgspec.Struct, tag="two", rename={"day": "theDay"}):
+    b: str = ""
+    day: date | None = None
+
+
+@dataclasses.dataclass
+class Cat:
+    kind: Literal["cat"]
+    at: int = 0
+
+
+@dataclasses.dataclass
+class Dog:
+    kind: Literal["dog", "wolf"]
+    at: date = date.min
+
+
+class Bird(pydantic.BaseModel):
+    kind: Literal[Colour.red]
+    at: Annotated[str, {"not": "hashable"}] = ""
+
+
+class TypedCat(TypedDict):
+    kind: Literal["cat"]
+    at: NotRequired[str]
+
+
+class TypedDog(TypedDict):
+    kind: Literal["dog"]
+    at: NotRequired[date]
+
+
 class Painter:
     name = "painter"
 
@@ -361,6 +398,35 @@ def test_dates_enums_and_literals_come_whole_and_converted() -> None:
 )
 def test_types(type: Any, text: str, read: Callable[[Any], Any], expected: Any) -> None:
     assert read(last(text, type)) == expected
+
+
+def test_a_tag_that_is_complete_says_which_member_of_a_union_it_is() -> None:
+    views = shown('{"type":"one","a":12}', One | Two)
+    assert list(dict.fromkeys(map(repr, views))) == ["One | Two()", "One()", "One(a=12)"]
+    assert views[-1].b is None, "what could be asked for before still can"
+    assert "b" not in views[-1]
+    with pytest.raises(AttributeError, match="One has no field 'c'"):
+        _ = views[-1].c
+    late = shown('[{"theDay":"2026-11-21","b":"x","type":"two"}]', list[One | Two])
+    assert [repr(view) for view in late[-1]] == ["Two(b='x', day=datetime.date(2026, 11, 21))"]
+    assert {view[0].day for view in late if view} == {None, date(2026, 11, 21)}
+
+
+@pytest.mark.parametrize(
+    ("type", "text", "expected"),
+    [
+        (Cat | Dog, '{"kind":"dog","at":"2026-11-21"', "Dog(kind='dog', at=datetime.date(2026, 11, 21))"),
+        (Cat | Dog, '{"at":"2026-11-21","kind":"wol', "Cat | Dog(at=datetime.date(2026, 11, 21))"),
+        (Cat | Dog | None, '{"kind":"cow","at":"2026', "Cat | Dog(kind='cow')"),
+        (Cat | Bird, '{"kind":"red","at":"x', "Bird(kind='red', at='x')"),
+        (Dog | Step, '{"kind":"cow","text":"x', "Step(text='x')"),
+        (TypedCat | TypedDog, '{"kind":"cat","at":"2026-11-21"', "{'kind': 'cat', 'at': '2026-11-21'}"),
+        (TypedCat | TypedDog, '{"kind":"dog","at":"2026-11-21"', None),
+    ],
+)
+def test_members_of_unions(type: Any, text: str, expected: str | None) -> None:
+    expected = expected or "{'kind': 'dog', 'at': datetime.date(2026, 11, 21)}"
+    assert repr(last(text, type)) == expected
 
 
 def test_views_read_like_what_they_stand_for() -> None:

@@ -366,21 +366,27 @@ class _View:
 
 
 class PartialObject(_View):
-    """A Struct, dataclass or model so far: its fields as attributes, `None` while they have not come."""
+    """A Struct, dataclass or model so far: its fields as attributes, `None` while they have not come.
+
+    Of a union the fields of all members, until a tag or a `Literal` that is complete says which it is.
+    """
 
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:
-        field = (self._shape.fields or {}).get(name)
-        if field is None:
+        if name not in (self._shape.fields or {}):
             raise AttributeError(f"{self._shape.name} has no field {name!r}")
-        found = _entry(self._cut, *field)
+        found = self._found(name)
         return None if found is MISSING else found
+
+    def _found(self, name: str) -> Any:
+        places = (self._shape.fields or {}).get(name, {})
+        come = (_entry(self._cut, key, hint) for key, hint in places.items())
+        return next((value for value in come if value is not MISSING), MISSING)
 
     def __contains__(self, name: str) -> bool:
         """Whether this field has come."""
-        field = (self._shape.fields or {}).get(name)
-        return field is not None and _entry(self._cut, *field) is not MISSING
+        return self._found(name) is not MISSING
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PartialObject):
@@ -470,7 +476,22 @@ def _readable(child: Any, hint: Any) -> Any:
         return "".join(cut.node.pieces[: cut.count]) if shape.text else MISSING
     if isinstance(cut.node, _Array):
         return PartialList(cut, shape)
+    shape = _member(cut, shape)
     return PartialMapping(cut, shape) if shape.fields is None else PartialObject(cut, shape)
+
+
+def _member(cut: _Cut, shape: Shape) -> Shape:
+    """The member of a union that the object is, as its tags say; the union while more than one is left."""
+    left = [
+        member
+        for member in shape.members
+        if all(_may_hold(_child(cut, key), values) for key, values in member.tags.items())
+    ]
+    return left[0] if len(left) == 1 else shape
+
+
+def _may_hold(child: Any, values: tuple[Any, ...]) -> bool:
+    return child is MISSING or isinstance(child, _Cut) or child in values
 
 
 def _leaf(value: Any, shape: Shape) -> Any:

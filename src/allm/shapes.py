@@ -6,7 +6,17 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from msgspec import Struct
 
@@ -14,19 +24,23 @@ from msgspec import Struct
 class Shape(Struct):
     """A type, or all members of a union in one.
 
-    `fields` of a class: attribute to its name in JSON and its type; `None` where objects are maps, with
-    types in `keys` and, for all other keys, `values`. Arrays: `places` first, then `items`. `text`: a
-    string may be shown before it is complete. `leaf`: what complete scalars are converted to.
+    `fields` of a class: attribute to the names that it may have in JSON, each with its type; `None` where
+    objects are maps, with types in `keys` and, for all other keys, `values`. Arrays: `places` first, then
+    `items`. `text`: a string may be shown before it is complete. `leaf`: what complete scalars are converted
+    to. `members`: of a union, those that are made from objects; `tags` of a member: name in JSON to the
+    values that it has there and other members may not.
     """
 
     name: str = "object"
-    fields: dict[str, tuple[str, Any]] | None = None
+    fields: dict[str, dict[str, Any]] | None = None
     keys: dict[str, Any] = {}
     values: Any = Any
     places: tuple[Any, ...] = ()
     items: Any = Any
     text: bool = False
     leaf: Any = None
+    tags: dict[str, tuple[Any, ...]] = {}
+    members: tuple[Shape, ...] = ()
 
 
 def shape_of(type: Any) -> Shape:
@@ -46,7 +60,18 @@ def _made(type: Any) -> Shape:
     shape = Shape()
     for member in _members(type):
         _add(shape, member, type)
+    if len(shape.members) > 1:
+        shape.name = " | ".join([member.name for member in shape.members])
+        for member in shape.members:
+            _complete(member, shape)
     return shape
+
+
+def _complete(member: Shape, union: Shape) -> None:
+    """Fields of the other members stay, as such that do not come: what was asked for once may be again."""
+    if member.fields is not None:
+        others = [name for name in union.fields or {} if name not in member.fields]
+        member.fields = {**member.fields, **{name: {} for name in others}}
 
 
 def _members(type: Any) -> Iterator[Any]:
@@ -70,7 +95,9 @@ def _add(shape: Shape, member: Any, whole: Any) -> None:
     elif kind in (int, float, bool, NoneType, None):
         return
     elif is_typeddict(kind):
-        shape.keys = {**shape.keys, **_hints(kind)}
+        keys = _hints(kind)
+        shape.keys = _joined(shape.keys, keys)
+        shape.members += (Shape(kind.__name__, keys=keys, tags=_tags(kind, keys)),)
     elif _is(kind, tuple):
         _add_places(shape, kind, args)
     elif _is(kind, Mapping):
@@ -79,9 +106,35 @@ def _add(shape: Shape, member: Any, whole: Any) -> None:
         shape.items = args[0] if args else Any
     elif (fields := _fields(kind, args)) is not None:
         shape.name = getattr(kind, "__name__", shape.name)
-        shape.fields = {**fields, **(shape.fields or {})}
+        before = shape.fields or {}
+        shape.fields = {**before, **{name: _joined(before.get(name, {}), fields[name]) for name in fields}}
+        keys = {key: hint for places in fields.values() for key, hint in places.items()}
+        shape.members += (Shape(shape.name, fields, tags=_tags(kind, keys)),)
     else:
         shape.leaf = whole
+
+
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The types of both; one of a name that both have is any of the two."""
+    both = {key: _either(one[key], other[key]) for key in one.keys() & other.keys()}
+    return {**one, **other, **both}
+
+
+def _either(one: Any, other: Any) -> Any:
+    try:
+        return Union[one, other]  # noqa: UP007 - not every hint knows the operator
+    except TypeError:  # not hashable
+        return one
+
+
+def _tags(kind: Any, keys: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """What tells objects of a class from those of others: its tag, and fields of type `Literal`."""
+    literals = {key: get_args(hint) for key, hint in keys.items() if get_origin(hint) is Literal}
+    tags = {key: tuple([getattr(value, "value", value) for value in literals[key]]) for key in literals}
+    config = getattr(kind, "__struct_config__", None)
+    if config is not None and config.tag is not None:
+        tags[config.tag_field] = (config.tag,)
+    return tags
 
 
 def _is(kind: Any, wanted: Any) -> bool:
@@ -97,11 +150,11 @@ def _add_places(shape: Shape, kind: Any, args: tuple[Any, ...]) -> None:
         shape.places = args
 
 
-def _fields(kind: Any, args: tuple[Any, ...]) -> dict[str, tuple[str, Any]] | None:
+def _fields(kind: Any, args: tuple[Any, ...]) -> dict[str, dict[str, Any]] | None:
     """The fields of a class that is made from a JSON object; `None` for any other type."""
     models = getattr(kind, "model_fields", None)
     if models is not None:
-        return {name: (_alias(field) or name, field.annotation) for name, field in models.items()}
+        return {name: {_alias(field) or name: field.annotation} for name, field in models.items()}
     if hasattr(kind, "__struct_fields__"):
         names = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
     elif dataclasses.is_dataclass(kind):
@@ -112,7 +165,7 @@ def _fields(kind: Any, args: tuple[Any, ...]) -> dict[str, tuple[str, Any]] | No
         return None
     hints = _hints(kind)
     given = dict(zip(getattr(kind, "__parameters__", ()), args, strict=False))
-    return {name: (key, _filled(hints.get(name, Any), given)) for name, key in names.items()}
+    return {name: {key: _filled(hints.get(name, Any), given)} for name, key in names.items()}
 
 
 def _alias(field: Any) -> str | None:
