@@ -269,6 +269,42 @@ def test_what_is_no_middleware_is_refused_at_once(wrong: Any) -> None:
         allm.stream(fake(HELLO), "hi", middleware=[wrong])
 
 
+WANTED = {
+    "before_model": "request, ctx",
+    "after_model": "response, ctx",
+    "on_model_error": "error, request, ctx",
+    "before_tool": "call, ctx",
+    "after_tool": "call, message, ctx",
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_a_hook_that_cannot_be_called_is_refused_before_the_model_is_asked(face: Face, name: str) -> None:
+    for hook in (lambda: None, lambda *, ctx: None, lambda a, b, c, d: None):
+        engine = fake(HELLO, middleware=[Hooks(**{name: hook})])
+        with pytest.raises(allm.ConfigurationError) as caught:
+            face.chat(engine, "hi")
+        assert f"Hooks.{name} cannot be called as {name}({WANTED[name]})" in str(caught.value)
+        assert requests(engine) == []
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, *given: Any) -> None: ...
+
+    def before_model(self, request: allm.Request, ctx: Any, more: int = 0) -> None: ...
+
+
+def test_what_can_be_called_is_taken(face: Face) -> None:
+    told: list[Any] = []
+    hooks = [Unhashable(), Hooks(before_model=Unhashable(), after_model=lambda *given: None)]
+    for _ in range(2):
+        result = face.chat(fake(HELLO), "hi", middleware=hooks, on_event=told.append, halt_when=Unhashable())
+        assert result.text == "Hello"
+    assert told
+
+
 # How a hook that waits ends
 
 

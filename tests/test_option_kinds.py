@@ -31,6 +31,9 @@ class Waiting:
 def no_arguments() -> None: ...
 
 
+def two_arguments(one: Any, two: Any) -> None: ...
+
+
 NO_MAP = [*NUMBER, *WORD, *OBJECT, [1]]
 NO_LIST = [*NUMBER, *WORD, *OBJECT, *NOTHING]
 NO_TEXT = [*NUMBER, *OBJECT, ["x"]]
@@ -66,7 +69,7 @@ WRONG: dict[str, list[Any]] = {
     "structured_finalize": [3, "x", *OBJECT],
     "structured_finalize_nudge": NO_TEXT,
     "output_retries": ["x", -1, 1.5, True, *NOTHING],
-    "halt_when": NO_FUNCTION,
+    "halt_when": [*NO_FUNCTION, no_arguments, two_arguments],
     "until_tool": [*NO_TEXT, "unknown"],
     "on_tool_error": [*NUMBER, *WORD, *NOTHING, awaited, no_arguments],
     "tool_timeout": NO_SECONDS,
@@ -86,7 +89,7 @@ WRONG: dict[str, list[Any]] = {
     "emit_text_deltas": NO_FLAG,
     "emit_tool_deltas": NO_FLAG,
     "include_raw_chunks": NO_FLAG,
-    "on_event": NO_FUNCTION,
+    "on_event": [*NO_FUNCTION, no_arguments, two_arguments],
     "observers": [*NO_LIST, [3], [object()]],
     "raise_on_error": NO_FLAG,
 }

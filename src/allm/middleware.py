@@ -31,6 +31,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
+from allm.arity import takes
 from allm.data.content import ToolCall
 from allm.data.freeform import json_value
 from allm.data.messages import Message
@@ -121,14 +122,26 @@ class AfterTool(Protocol):
 Middleware = BeforeModel | AfterModel | OnModelError | BeforeTool | AfterTool
 """Any of the hooks."""
 
-HOOKS: Final = ("before_model", "after_model", "on_model_error", "before_tool", "after_tool")
+HOOKS: Final = {
+    "before_model": ("request", "ctx"),
+    "after_model": ("response", "ctx"),
+    "on_model_error": ("error", "request", "ctx"),
+    "before_tool": ("call", "ctx"),
+    "after_tool": ("call", "message", "ctx"),
+}
+"""The hooks, and what each is called with."""
 
 
 def check_middleware(stack: tuple[Any, ...]) -> None:
-    """Raise `ConfigurationError` for what has no hook at all, or is a class and not an object of it."""
+    """Raise `ConfigurationError` for what has no hook at all, a hook that cannot be called, or a class."""
     for item in stack:
         if isinstance(item, type):
             raise ConfigurationError(f"middleware takes objects: write {item.__name__}(...), not the class")
-        if not any(callable(getattr(item, name, None)) for name in HOOKS):
+        hooks = {name: hook for name in HOOKS if callable(hook := getattr(item, name, None))}
+        if not hooks:
             known = ", ".join(HOOKS)
             raise ConfigurationError(f"{type(item).__name__!r} is no middleware: it has none of {known}")
+        for name, hook in hooks.items():
+            if not takes(hook, len(HOOKS[name])):
+                wanted = f"{name}({', '.join(HOOKS[name])})"
+                raise ConfigurationError(f"{type(item).__name__}.{name} cannot be called as {wanted}")

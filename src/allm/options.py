@@ -216,21 +216,24 @@ def _plain(value: Any) -> bool:
     return not is_async(value)
 
 
+def _plain_of(count: int) -> Callable[[Any], bool]:
+    """A test for functions that can be called with so many values, and whose answer needs no awaiting."""
+
+    def fits(value: Any) -> bool:
+        if not _plain(value):
+            return False
+        from allm.arity import takes
+
+        return takes(value, count)
+
+    return fits
+
+
 def _policy(value: Any) -> bool:
     """What `on_tool_error` may be: a word, or a plain function that takes the call and the error."""
     if isinstance(value, str):
         return value in ("continue", "halt")
-    if not _plain(value):
-        return False
-    from inspect import signature
-
-    try:
-        signature(value).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # some builtins have no signature
-        pass
-    return True
+    return _plain_of(2)(value)
 
 
 def _budget(value: Any) -> bool:
@@ -271,7 +274,7 @@ _BOOL = Kind(_is(bool), "True_or_False")
 _MAPPING = Kind(_is(Mapping), "a_mapping")
 _COUNT = Kind(lambda value: type(value) is int and value > 0, "a_positive_integer")
 _SECONDS = Kind(_seconds, "positive_seconds")
-_FUNCTION = Kind(_plain, "a_plain_function")
+_OF_ONE = Kind(_plain_of(1), "a_plain_function_of_one_argument")
 
 KINDS: Final[dict[str, Kind]] = {
     "tools": Kind(listed, "a_list_of_tools"),
@@ -287,7 +290,7 @@ KINDS: Final[dict[str, Kind]] = {
     "structured_finalize": _optional(_BOOL),
     "structured_finalize_nudge": _optional(_TEXT),
     "output_retries": Kind(lambda value: type(value) is int and value >= 0, "an_integer_not_below_0"),
-    "halt_when": _optional(_FUNCTION),
+    "halt_when": _optional(_OF_ONE),
     "until_tool": _optional(_TEXT),
     "on_tool_error": Kind(_policy, "continue_halt_or_a_plain_function_of_call_and_error"),
     "tool_timeout": _optional(_SECONDS),
@@ -309,7 +312,7 @@ KINDS: Final[dict[str, Kind]] = {
     "emit_text_deltas": _BOOL,
     "emit_tool_deltas": _BOOL,
     "include_raw_chunks": _BOOL,
-    "on_event": _optional(_FUNCTION),
+    "on_event": _optional(_OF_ONE),
     "observers": Kind(_observers, "a_list_of_objects_with_event"),
     "raise_on_error": _BOOL,
     "concurrency": _COUNT,
