@@ -284,6 +284,17 @@ def test_a_call_that_is_named_late() -> None:
     assert not any(isinstance(event, ToolCallStarted | ToolCallCompleted) for event in nameless)
 
 
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_a_call_without_a_name_is_a_call(name: Any) -> None:
+    """The loop tells the model that there is no such tool; the turn is not taken for an empty answer."""
+    item = function(0, name=name, arguments='{"x":1}')
+    found = answer(
+        CREATED + added(0, **function(0, name=name)) + call_delta(0, '{"x"') + done(0, **item) + end()
+    )
+    assert [(call.id, call.name, call.arguments) for call in found.tool_calls] == [("c0", "", {"x": 1})]
+    assert found.finish_reason == "tool_calls"
+
+
 def test_arguments_broken_missing_or_as_an_object() -> None:
     broken = function(0, arguments='{"x":', status="incomplete")
     output = (broken, function(1, arguments=None), function(2, arguments={"x": 1}))

@@ -435,12 +435,17 @@ class ResponsesTurn(Turn):
     # Calls
 
     def _started_call(self, item: _Item, data: dict[str, Any], events: list[Event]) -> None:
-        name = data.get("name")
-        if not isinstance(name, str) or not name:
-            return
+        """A call begins when it has a name; one that never has is told so by the loop."""
+        if data.get("name"):
+            item.call = self._opened_call(item, data, events)
+
+    def _opened_call(self, item: _Item, data: dict[str, Any], events: list[Event]) -> OpenCall:
         self._has_calls = True
-        item.call = self.call(str(data.get("call_id") or data.get("id") or ""), name, events)
-        item.call.add("".join(item.pieces), events)
+        name = data.get("name")
+        id = str(data.get("call_id") or data.get("id") or "")
+        call = self.call(id, name if isinstance(name, str) else "", events)
+        call.add("".join(item.pieces), events)
+        return call
 
     def _argument(self, event: _Event, events: list[Event]) -> None:
         self._argue(self._at(event, "function_call"), event.delta, events)
@@ -457,12 +462,10 @@ class ResponsesTurn(Turn):
             item.pieces.append(piece)
 
     def _finish_call(self, item: _Item, data: dict[str, Any], events: list[Event]) -> None:
-        if item.call is None:
-            self._started_call(item, data, events)
-        call = item.call
-        if call is None:  # a call that nobody named
+        if not item.announced and "name" not in data:  # pieces of a call of which nothing else was sent
             events.append(RawChunk(plain(data)))
             return
+        call = item.call or self._opened_call(item, data, events)
         text = data.get(_CALLS[item.kind])
         if isinstance(text, dict):
             text = msgspec.json.encode(text).decode()
