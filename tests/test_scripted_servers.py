@@ -406,6 +406,7 @@ def test_partial_images_come_before_the_whole(face: Face) -> None:
         ([[{"tool_call": {"id": "a", "name": "b", "raw_arguments": "{"}}]], "are not JSON"),
         (lambda request: [{"text": str(1 // 0)}], "by zero"),
         (lambda request: [{"txet": "a"}], "'txet'"),
+        (lambda request: None, "a turn is a list of entries, not NoneType"),
     ],
 )
 def test_a_wrong_script_is_refused_and_named_at_the_end(script: Any, said: str) -> None:
@@ -440,6 +441,40 @@ def test_turns_that_were_not_played_are_named() -> None:
 def test_entries_are_checked_before_anything_is_served(entry: Any) -> None:
     with pytest.raises(allm.ConfigurationError, match="entry"), scripted([[entry]]):
         raise AssertionError("it was served")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (5, "a script is a list of turns, or a function of the request, not int"),
+        ("abc", "a script is a list of turns"),
+        ({"text": "a"}, "a script is a list of turns"),
+        ([5], "a turn is a list of entries, not int"),
+        ([{"text": "a"}], "a turn is a list of entries, not dict"),
+    ],
+)
+def test_what_is_no_script_is_refused(script: Any, said: str) -> None:
+    with no_threads_left(), pytest.raises(allm.ConfigurationError, match=said), scripted(script):
+        raise AssertionError("it was served")
+
+
+BROKEN = {"tool_call": {"id": "a", "name": "weather", "raw_arguments": '{"city": '}}
+
+
+@pytest.mark.parametrize("dialect", ["chat", "responses", "messages"])
+def test_broken_arguments_are_streamed_as_they_are(dialect: str) -> None:
+    with scripted([[BROKEN]]) as server:
+        (call,) = allm.generate(engine_of(server, dialect), "Hi").tool_calls
+    assert (call.name, call.raw_arguments, call.arguments_invalid) == ("weather", '{"city": ', True)
+
+
+def test_broken_arguments_are_no_object() -> None:
+    server = ScriptedServer([[BROKEN]])
+    with pytest.raises(
+        allm.InvalidRequestError, match="of 'weather' are not JSON, and here an object is sent"
+    ):
+        allm.generate(engine_of(server, "generate"), "Hi")
+    server.close()
 
 
 def test_an_error_of_the_block_is_not_hidden() -> None:

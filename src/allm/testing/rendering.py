@@ -324,13 +324,13 @@ def messages(turn: Turn, asked: Asked) -> Answer:
         "type": "message",
         "role": "assistant",
         "model": asked.model,
-        "content": [_block(item) for item in turn.items],
+        "content": [],
         **stop,
         "usage": usage,
     }
     if not asked.streaming:
-        return _whole(message)
-    unsaid: dict[str, Any] = {"content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+        return _whole({**message, "content": [_block(item, _input) for item in turn.items]})
+    unsaid: dict[str, Any] = {"stop_reason": None, "usage": {**usage, "output_tokens": 1}}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": {**message, **unsaid}}]
     for index, item in enumerate(turn.items):
         events += [{**event, "index": index} for event in _block_events(item)]
@@ -340,19 +340,19 @@ def messages(turn: Turn, asked: Asked) -> Answer:
     return _stream(events, named=True)
 
 
-def _block(item: Item) -> dict[str, Any]:
+def _block(item: Item, arguments: Callable[[Call], Any]) -> dict[str, Any]:
     match item:
         case Thought():
             return {"type": "thinking", "thinking": item.whole, "signature": _SIGNATURE}
         case Text():
             return {"type": "text", "text": item.whole, "citations": None}
         case Call():
-            return {"type": "tool_use", "id": item.id, "name": item.name, "input": _input(item)}
+            return {"type": "tool_use", "id": item.id, "name": item.name, "input": arguments(item)}
     raise AssertionError("kept out by _RENDERERS")
 
 
 def _block_events(item: Item) -> _Events:
-    block, deltas = _block(item), []
+    block, deltas = _block(item, lambda call: {}), []
     match item:
         case Thought(pieces):
             block |= {"thinking": "", "signature": ""}
@@ -362,7 +362,6 @@ def _block_events(item: Item) -> _Events:
             block |= {"text": ""}
             deltas = [{"type": "text_delta", "text": piece} for piece in pieces]
         case Call():
-            block |= {"input": {}}
             pieces = _halves(item.arguments)
             deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
     yield {"type": "content_block_start", "content_block": block}
@@ -371,12 +370,12 @@ def _block_events(item: Item) -> _Events:
 
 
 def _input(call: Call) -> Any:
-    """Arguments as the object that a whole answer holds; services that send objects send no broken ones."""
+    """Arguments as the object that is sent; services that send objects send no broken ones."""
     try:
         return json.loads(call.arguments)
     except ValueError:
-        text = f"the arguments of {call.name!r} are not JSON: only a stream can send them here"
-        raise ConfigurationError(text) from None
+        text = f"the arguments of {call.name!r} are not JSON, and here an object is sent"
+        raise ConfigurationError(f"{text}: only APIs that send text, and streams of Messages, can") from None
 
 
 def _messages_usage(usage: Usage) -> dict[str, Any]:

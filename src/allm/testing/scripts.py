@@ -2,7 +2,8 @@
 
 A turn is a list of entries. Each is a dict with exactly one of
 
-`text`, `reasoning`: a string, or a list of strings, one a delta; `tool_call`: `{id, name, arguments}`;
+`text`, `reasoning`: a string, or a list of strings, one a delta; `tool_call`: `{id, name, arguments}`, or
+`raw_arguments` instead: JSON text as it is, broken too (Messages: in streams; generateContent: never);
 `image`, `partial_image`: its bytes, or fields of `Image`; `vectors`: a list of lists of numbers; `usage`:
 fields of `Usage`; `finish`: the finish reason; `error`: an HTTP status, or `{status, message, code,
 headers}`.
@@ -20,6 +21,7 @@ from msgspec import Struct
 from allm.data.content import Image, base64_text
 from allm.data.responses import Usage
 from allm.errors import ConfigurationError
+from allm.options import listed
 
 Entry = Mapping[str, Any]
 
@@ -99,6 +101,8 @@ class Turn(Struct, frozen=True):
 
 def read_turn(entries: Sequence[Any]) -> Turn:
     """The entries of a turn. Raises `ConfigurationError` that names the one that cannot be read."""
+    if not listed(entries):
+        raise ConfigurationError(f"a turn is a list of entries, not {type(entries).__name__}")
     items: list[Item] = []
     rest: dict[str, Any] = {}
     for entry in entries:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from allm.engine import Engine
 from allm.errors import ConfigurationError, UnsupportedError
+from allm.options import listed
 from allm.ports import CallContext, HttpHead, HttpRequest
 from allm.providers import resolve, resolve_embedding, resolve_image
 from allm.testing.played import Answer
@@ -54,6 +55,10 @@ class ScriptedServer:
     """A server that is running; `asked` holds what it was asked, in the order of arrival."""
 
     def __init__(self, script: Script) -> None:
+        if not callable(script) and not listed(script):
+            raise ConfigurationError(
+                f"a script is a list of turns, or a function of the request, not {type(script).__name__}"
+            )
         self.asked: list[Asked] = []
         self._turns = None if callable(script) else [read_turn(turn) for turn in script]
         self._script = script
