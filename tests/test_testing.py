@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,14 @@ def test_an_engine_as_data_comes_back_without_handlers_and_without_trust() -> No
 def test_a_stored_engine_that_is_wrong_says_so(bad: dict[str, object]) -> None:
     with pytest.raises((allm.ValidationError, allm.UnknownOptionError)):
         allm.Engine.from_data({"model": "openai:m", **bad})
+
+
+@pytest.mark.parametrize(
+    "data", [5, "x", None, [], {5: 1}, {"fallbacks": 5}, {"fallbacks": [5]}, {"adapter_options": 5}]
+)
+def test_what_is_no_stored_engine_says_so(data: Any) -> None:
+    with pytest.raises(allm.ValidationError, match="the stored engine cannot be loaded: engine: Expected"):
+        allm.Engine.from_data(data)
 
 
 def test_binding_a_tool_that_the_engine_does_not_have_names_the_nearest() -> None:

@@ -346,8 +346,15 @@ class Engine:
 
         With a base URL of its own it takes no stored key until `trust_base_url()`.
         """
-        fields = dict(data)
-        kinds: dict[str, Any] = {"retry": RetryPolicy, "timeouts": Timeouts, "limits": Limits}
+        fields = _stored(data, dict[str, Any])
+        kinds: dict[str, Any] = {
+            "retry": RetryPolicy,
+            "timeouts": Timeouts,
+            "limits": Limits,
+            "adapter_options": dict[str, Any],
+            "fallbacks": list[Any],
+            "tools": list[ToolSpec],
+        }
         if "budget" in fields:
             from allm.budget import Budget
 
@@ -356,17 +363,11 @@ class Engine:
             from allm.prices import Price
 
             kinds["prices"] = dict[str, Price]
+        fields |= {name: _stored(fields[name], kind) for name, kind in kinds.items() if name in fields}
         if "fallbacks" in fields:
             fields["fallbacks"] = [
                 item if isinstance(item, str) else cls.from_data(item) for item in fields["fallbacks"]
             ]
-        try:
-            for name, kind in kinds.items():
-                if name in fields:
-                    fields[name] = msgspec.convert(fields[name], kind)
-            fields["tools"] = msgspec.convert(fields.get("tools", []), list[ToolSpec])
-        except msgspec.ValidationError as error:
-            raise ValidationError.of("the stored engine cannot be loaded", ("engine", str(error))) from None
         trusted = "base_url" not in fields and "base_url" not in fields.get("adapter_options", {})
         return cls(fields.pop("model", None), **{**fields, "trusted": trusted})
 
@@ -381,6 +382,13 @@ class Engine:
 
 
 _FIELDS = tuple(name for name in Engine.__slots__ if name != "model")
+
+
+def _stored(data: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ValidationError.of("the stored engine cannot be loaded", ("engine", str(error))) from None
 
 
 def _rebuilt(fields: dict[str, Any]) -> Engine:

@@ -226,6 +226,36 @@ def test_only_what_can_be_imported(handler: Any) -> None:
     assert allm.Tool(name="t", handler=plain, isolation="process").isolation == "process"
 
 
+PROGRAM = """
+import allm
+from tests.drivers.process_tools import awaited
+from tests.test_loop import DONE, calls, fake
+result = allm.chat(fake(calls(("a", "awaited", {"n": 4})), DONE, tools=[awaited]), "go")
+print(result.steps[0].tool_results[0].text)
+
+def here(arguments): ...
+try:
+    allm.Tool(name="t", handler=here, isolation="process")
+except allm.ConfigurationError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "told"),
+    [(["-c", PROGRAM], "", "4"), (["-"], PROGRAM, "a program that is read from standard input")],
+    ids=["command", "standard input"],
+)
+def test_a_program_without_a_file(arguments: list[str], text: str, told: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, *arguments]
+    ran = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=True)
+    result, refused = ran.stdout.splitlines()
+    assert told in result
+    assert "no other process can import 'here' from a prompt, from standard input" in refused
+    assert ran.stderr == ""
+
+
 def test_a_decorated_function_that_lost_its_name_is_told() -> None:
     def made() -> Any:
         def plain(n: int) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -110,6 +111,15 @@ def test_the_list_is_newest_first_with_titles(kept: SessionStore, monkeypatch: p
     first, second = kept.list()
     assert first == ("a", "First [31m question", 3.0, 2, "completed", 3)
     assert second.title == "x" * 77 + "..."
+
+
+@pytest.mark.parametrize("wrong", [5, None, "s", {"id": "s"}])
+def test_only_sessions_are_kept(kept: SessionStore, wrong: Any) -> None:
+    with pytest.raises(
+        allm.SessionError, match=rf"a store keeps sessions \(allm.Session\), not {type(wrong).__name__}"
+    ):
+        kept.save(wrong)
+    assert kept.list() == ()
 
 
 def test_a_session_needs_an_id(kept: SessionStore) -> None:

@@ -27,6 +27,7 @@ from allm.drivers.toolwork import Put
 from allm.errors import ToolError
 from allm.loops.effects import StartTool, ToolDone
 from allm.tools import failed, importable_name, imported
+from allm.tools.base import STDIN
 
 
 def start_process(effect: StartTool, put: Put) -> Callable[[], None]:
@@ -47,6 +48,9 @@ def _packed(effect: StartTool) -> bytes:
     name = importable_name(invoke.func)
     if name is None:
         raise _error("not_importable", f"the handler {invoke.func!r} is not found under its own name")
+    if getattr(sys.modules["__main__"], "__file__", None) == STDIN:  # the process would import it, and fail
+        text = "no process can be started by a program that is read from standard input: put it into a file"
+        raise _error("not_importable", text)
     try:
         return pickle.dumps((name, invoke.args, invoke.keywords, effect.call))
     except Exception as error:  # the values' own code may raise anything

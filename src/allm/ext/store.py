@@ -157,6 +157,8 @@ class SQLiteStore:
 
 def _entry(session: allm.Session) -> SessionEntry:
     """What the list says of a session that is saved now."""
+    if not isinstance(session, allm.Session):
+        raise allm.SessionError(f"a store keeps sessions (allm.Session), not {type(session).__name__}")
     if not session.id:
         raise allm.SessionError("a session without an id cannot be stored: give it one at the start")
     title, count = title_of(session), len(session.messages)

@@ -31,6 +31,9 @@ MAX_RESULT: Final = 256 * 1024
 Approval = bool | Callable[[ToolCall], bool]
 """Whether a call waits for a person's decision: of all calls, or by a function of the call."""
 
+STDIN: Final = "<stdin>"
+"""What Python calls the file of a program that it reads from standard input."""
+
 _APPROVAL_MARK: Final = "requires_approval"  # in the metadata of a specification, so that loading keeps it
 
 
@@ -307,6 +310,16 @@ def check_importable(handler: Any, receiver: str) -> None:
         raise ConfigurationError(
             f"isolation='process' needs a function at the top of a module, not {handler!r}"
         )
+    if name.startswith("__main__:") and not _has_file(sys.modules["__main__"]):
+        raise ConfigurationError(
+            f"isolation='process' needs a function of a module: no other process can import "
+            f"{handler.__name__!r} from a prompt, from standard input or from `python -c`; put it into a file"
+        )
+
+
+def _has_file(main: Any) -> bool:
+    """Whether the main module is imported once more in a process that is spawned."""
+    return getattr(main, "__spec__", None) is not None or getattr(main, "__file__", STDIN) != STDIN
 
 
 def reference(handler: Any) -> str | None:
