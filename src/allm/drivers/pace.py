@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -14,6 +15,8 @@ from allm.limits import Timeouts
 FRAME_SECONDS = 0.05
 """How long the end of the connection's frame is awaited after a complete answer: a new connection costs
 more than that."""
+
+_PHASES: Final = ("connect", "response", "stream")
 
 
 class StopFlag:
@@ -42,11 +45,12 @@ class StopFlag:
 class Pace:
     """Deadlines of the run, of the request being read, and of the silence between two events."""
 
-    __slots__ = ("_end", "_request", "_run", "_timeouts", "_waiting", "_which")
+    __slots__ = ("_connect", "_end", "_request", "_run", "_timeouts", "_waiting", "_which")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._run = _after(time.monotonic(), timeouts.run)
+        self._connect: float | None = None
         self._request: float | None = None
         self._end = self._run  # whichever of the two comes first
         self._waiting: float | None = None
@@ -57,6 +61,7 @@ class Pace:
         run = self.run_remaining()
         now = time.monotonic()
         self._timeouts = timeouts
+        self._connect = _after(now, timeouts.connect)
         self._request = _after(now, timeouts.request)
         self._end = least(self._request, self._run)
         self._waiting = _after(now, timeouts.first_event)
@@ -86,19 +91,31 @@ class Pace:
             raise self.passed()
         return left
 
-    def passed(self) -> AllmError:
-        """The error for the deadline that has passed first."""
-        limits = {"run": self._run, "request": self._request, self._which: self._waiting}
-        name = min(
-            (name for name in limits if limits[name] is not None),
-            key=lambda n: limits[n] or 0.0,
-            default="run",
-        )
+    def named(self, error: AllmError) -> AllmError:
+        """A timeout that a transport raised, by the name of the deadline that it kept; all else as it is."""
+        phase = error.info.phase
+        if error.info.reason != "timeout" or error.info.code is not None or phase not in _PHASES:
+            return error
+        now = time.monotonic()
+        if all(moment > now for moment in self._deadlines(phase).values()):
+            return error  # one that the reader of the answer set
+        return self.passed(phase)
+
+    def passed(self, phase: str | None = None) -> AllmError:
+        """The error for the deadline that has passed first; `phase`: how far the request had come."""
+        limits = self._deadlines(phase)
+        name = min(limits, key=lambda name: limits[name], default="run")
         text = f"no answer within the deadline Timeouts.{name} ({getattr(self._timeouts, name)} s)"
-        phase = "response" if name == "first_event" else "stream"
+        phase = phase or ("response" if name == "first_event" else "stream")
         return raised(
             ErrorInfo(reason="timeout", message=text, code=name, retryable=name != "run", phase=phase)
         )
+
+    def _deadlines(self, phase: str | None) -> dict[str, float]:
+        """The moments that end a wait, by name of the field of `Timeouts`."""
+        own = ("connect", self._connect) if phase == "connect" else (self._which, self._waiting)
+        limits = (("run", self._run), ("request", self._request), own)
+        return {name: moment for name, moment in limits if moment is not None}
 
 
 def _after(now: float, seconds: float | None) -> float | None:

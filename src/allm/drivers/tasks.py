@@ -19,7 +19,7 @@ from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed, routed
 from allm.drivers.toolwork import ToolWork, awaited
 from allm.drivers.transports import transport_of
-from allm.errors import AllmError, CancelledError
+from allm.errors import AllmError, CancelledError, DeadlineExceededError
 from allm.keys import KeyRing
 from allm.loops.effects import (
     Batch,
@@ -81,7 +81,10 @@ class TaskPorts:
     async def perform(self, effect: Effect[Any]) -> Any:
         if self.stopped.is_set():
             raise CancelledError("the stream was cancelled")
-        reply = await _PERFORM[type(effect)](self, effect)
+        try:
+            reply = await _PERFORM[type(effect)](self, effect)
+        except DeadlineExceededError as error:
+            raise self.pace.named(error) from error.__cause__
         if self.stopped.is_set():
             raise CancelledError("the stream was cancelled")
         return reply

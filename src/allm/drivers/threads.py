@@ -20,7 +20,7 @@ from allm.data.events import Event
 from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.toolwork import Put, ToolWork, awaited
 from allm.drivers.transports import transport_of
-from allm.errors import AllmError, CancelledError, ConfigurationError
+from allm.errors import AllmError, CancelledError, ConfigurationError, DeadlineExceededError
 from allm.keys import KeyRing, missing_key
 from allm.loops.effects import (
     Batch,
@@ -73,7 +73,10 @@ class ThreadPorts:
         """The reply to `effect`. Raises `CancelledError` once `cancel` was called."""
         if self.stopped.is_set():
             raise CancelledError("the stream was cancelled")
-        return _PERFORM[type(effect)](self, effect)
+        try:
+            return _PERFORM[type(effect)](self, effect)
+        except DeadlineExceededError as error:
+            raise self.pace.named(error) from error.__cause__
 
     def _open_http(self, effect: OpenHttp) -> HttpHead:
         self._close_body(None)
