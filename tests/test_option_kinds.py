@@ -319,3 +319,20 @@ def test_an_error_shows_the_kind_and_no_long_value() -> None:
         ("retry", "must_be_a_RetryPolicy_or_False: not str"),
         ("max_turns", "must_be_a_positive_integer: not int 0"),
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "role", "maker"),
+    [
+        (lambda item: [allm.user("a"), item], "messages[1]", "system", "system"),
+        (lambda item: item, "input", "user", "user"),
+        (lambda item: allm.Thread((item,)), "messages[0]", "assistant", "assistant"),
+        (lambda item: allm.Request(messages=(item,)), "messages[0]", "tool", "tool_result"),
+    ],
+)
+def test_a_dict_for_a_message(face: Face, given: Any, path: str, role: str, maker: str) -> None:
+    with pytest.raises(allm.ValidationError) as caught:
+        face.generate(fake(HELLO), given({"role": role, "content": "x"}))
+    ((found, reason),) = caught.value.errors
+    assert found == path
+    assert reason.endswith(f": write allm.{maker}(...) for this dict")

@@ -233,9 +233,9 @@ def test_made_by_hand() -> None:
     ("options", "problem"),
     [
         ({"name": ""}, ("name", "empty")),
-        ({"name": "auto"}, ("name", "reserved_tool_name")),
-        ({"name": "a b"}, ("name", "invalid_format")),
-        ({"name": "a" * 65}, ("name", "invalid_format")),
+        ({"name": "auto"}, ("name", "reserved_tool_name: 'auto'")),
+        ({"name": "a b"}, ("name", "invalid_format: 'a b'")),
+        ({"name": "a" * 90}, ("name", f"invalid_format: '{'a' * 65}'")),
         ({"description": 1}, ("description", "not_a_string")),
         ({"schema": []}, ("schema", "not_a_map")),
         ({"schema": {"type": "array"}}, ("schema", "type_must_be_object")),

@@ -36,11 +36,15 @@ def request(**fields: Any) -> requests.Request:
     ("given_request", "problem"),
     [
         (requests.Request(), ("messages", "empty")),
-        (request(messages=({"role": "user"},)), ("messages[0]", "invalid_type")),
+        (request(messages=(7,)), ("messages[0]", "invalid_type")),
+        (
+            request(messages=({"role": "user"},)),
+            ("messages[0]", "invalid_type: write allm.user(...) for this dict"),
+        ),
         (request(messages=(*HELLO, messages.Message("critic", "x"))), ("messages[1].role", "unknown")),
         (request(messages=(messages.Message("tool", "x"),)), ("messages[0].tool_call_id", "required")),
         (request(tools=(requests.ToolSpec("a"),) * 2), ("tools", "duplicate_name")),
-        (request(tools=(requests.ToolSpec("auto"),)), ("tools[0].name", "reserved_tool_name")),
+        (request(tools=(requests.ToolSpec("auto"),)), ("tools[0].name", "reserved_tool_name: 'auto'")),
         (request(tools=(object(),)), ("tools[0]", "invalid_type")),
         (request(tools=7), ("tools", "invalid_type")),
         (request(temperature=2.1), ("temperature", "out_of_range")),
@@ -138,10 +142,10 @@ def test_image_gate(image: content.Image, reason: str | None) -> None:
     ("tool", "problem"),
     [
         (requests.ToolSpec(""), ("name", "empty")),
-        (requests.ToolSpec("a b"), ("name", "invalid_format")),
-        (requests.ToolSpec("a\n"), ("name", "invalid_format")),
-        (requests.ToolSpec("a" * 65), ("name", "invalid_format")),
-        (requests.ToolSpec("required"), ("name", "reserved_tool_name")),
+        (requests.ToolSpec("a b"), ("name", "invalid_format: 'a b'")),
+        (requests.ToolSpec("a\n"), ("name", "invalid_format: 'a\\n'")),
+        (requests.ToolSpec("a" * 90), ("name", f"invalid_format: '{'a' * 79}")),
+        (requests.ToolSpec("required"), ("name", "reserved_tool_name: 'required'")),
         (requests.ToolSpec("a", None), ("description", "not_a_string")),  # type: ignore[arg-type]
         (requests.ToolSpec("a", "", []), ("schema", "not_a_map")),  # type: ignore[arg-type]
         (requests.ToolSpec("a", timeout=0), ("timeout", "must_be_positive")),
@@ -226,7 +230,7 @@ def test_all_problems_are_collected() -> None:
     assert caught.value.errors == (
         ("messages[0].role", "unknown"),
         ("messages[1].tool_call_id", "required"),
-        ("tools[0].name", "invalid_format"),
+        ("tools[0].name", "invalid_format: 'a b'"),
         ("tools[1].name", "empty"),
         ("temperature", "out_of_range"),
         ("max_tokens", "must_be_positive"),

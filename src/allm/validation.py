@@ -6,7 +6,7 @@ A problem is a `(path, reason)` pair such as `("messages[2].content", "invalid_t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from allm.data.content import Image, ImagePart, Part
@@ -25,6 +25,7 @@ RESERVED_NAMES: Final = frozenset({"auto", "none", "required"})  # words of tool
 IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/webp", "image/gif")
 MAX_IMAGE: Final = 20 * 1024 * 1024  # bytes
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SHOWN: Final = 80  # characters of a name that is none
 _FORMATS: Final = ("text", "json_object", "json_schema")
 _TEXT_ROLES: Final = ("system", "user", "assistant")
 
@@ -42,7 +43,7 @@ def validate(value: Any) -> None:
 def message_problems(message: Any, path: str = "") -> list[Problem]:
     """The problems of one message; empty where it may be sent."""
     if type(message) is not Message:
-        return [(path, "invalid_type")]
+        return [(path, f"invalid_type{instead(message)}")]
     prefix = f"{path}." if path else ""
     problems = []
     role = message.role
@@ -52,6 +53,17 @@ def message_problems(message: Any, path: str = "") -> list[Problem]:
     if role == "tool" and not (isinstance(message.tool_call_id, str) and message.tool_call_id):
         problems.append((f"{prefix}tool_call_id", "required"))
     return problems
+
+
+_MAKERS: Final = {"system": "system", "developer": "system", "assistant": "assistant", "tool": "tool_result"}
+
+
+def instead(message: Any) -> str:
+    """What to write for a dict in the style of OpenAI, as the end of a reason; nothing for anything else."""
+    if not isinstance(message, Mapping):
+        return ""
+    maker = _MAKERS.get(str(message.get("role")), "user")
+    return f": write allm.{maker}(...) for this {type(message).__name__}"
 
 
 def _content_problems(message: Message, path: str) -> list[Problem]:
@@ -127,8 +139,8 @@ def _name_reason(name: Any) -> str | None:
     if name == "" or name is None:
         return "empty"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return "invalid_format"
-    return "reserved_tool_name" if name in RESERVED_NAMES else None
+        return f"invalid_format: {repr(name)[:_SHOWN]}"
+    return f"reserved_tool_name: {name!r}" if name in RESERVED_NAMES else None
 
 
 def _tools_problems(tools: Any) -> list[Problem]:

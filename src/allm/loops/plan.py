@@ -42,7 +42,7 @@ from allm.options import (
 )
 from allm.ports import CallContext, HttpRequest, KeyRule
 from allm.retry import NO_RETRY, RetryPolicy
-from allm.validation import validate
+from allm.validation import instead, validate
 
 if TYPE_CHECKING:
     from allm.budget import Budget
@@ -247,16 +247,17 @@ def read_input(input: Any) -> tuple[Request | None, Thread]:
         if all(isinstance(message, Message) for message in messages):
             return None, Thread(messages)
         wrong = next(i for i, message in enumerate(messages) if not isinstance(message, Message))
-        problem = (f"messages[{wrong}]", f"not_a_message_but_{type(messages[wrong]).__name__}")
-        raise ValidationError.of("the input cannot be used", problem)
-    raise ValidationError.of("the input cannot be used", ("input", f"type_{type(input).__name__}"))
+        reason = f"not_a_message_but_{type(messages[wrong]).__name__}{instead(messages[wrong])}"
+        raise ValidationError.of("the input cannot be used", (f"messages[{wrong}]", reason))
+    reason = f"type_{type(input).__name__}{instead(input)}"
+    raise ValidationError.of("the input cannot be used", ("input", reason))
 
 
 def _has_files(messages: Iterable[Message]) -> bool:
     return any(
         type(part) is ImagePart and part.image.path is not None
         for message in messages
-        if type(message.content) is tuple
+        if type(message) is Message and type(message.content) is tuple
         for part in message.content
     )
 

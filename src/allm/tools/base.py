@@ -254,9 +254,9 @@ def _name_problems(name: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(name, str) or not name:
         yield "name", "empty"
     elif name in RESERVED_NAMES:
-        yield "name", "reserved_tool_name"
+        yield "name", f"reserved_tool_name: {name!r}"
     elif len(name) > MAX_NAME or not _NAME_LETTERS.issuperset(name):
-        yield "name", "invalid_format"
+        yield "name", f"invalid_format: {name[: MAX_NAME + 1]!r}"
 
 
 def _extra_problems(strict: Any, metadata: Any, examples: Any) -> Iterator[tuple[str, str]]:
