@@ -405,6 +405,8 @@ def test_executor_and_encoder(face: Face) -> None:
     engine = fake(calls(("a", "double", {"n": 1})), DONE, tools=[double], tool_executor=Executor())
     result = face.chat(engine, "go", tool_result_encoder=Encoder())
     assert result.steps[0].tool_results[0].text == "<('double', {'n': 1})>"
+    engine = fake(calls(("a", "double", {"n": 1})), DONE, tools=[double], tool_result_encoder="<{}>".format)
+    assert face.chat(engine, "go").steps[0].tool_results[0].text == "<2>"
     engine = fake(calls(("a", "double", {"n": 1})), DONE, tools=[double], tool_executor=AsyncExecutor())
     assert face.chat(engine, "go").steps[0].tool_results[0].text == "awaited"
 

@@ -280,7 +280,8 @@ WANTED = {
 
 @pytest.mark.parametrize("name", WANTED)
 def test_a_hook_that_cannot_be_called_is_refused_before_the_model_is_asked(face: Face, name: str) -> None:
-    for hook in (lambda: None, lambda *, ctx: None, lambda a, b, c, d: None):
+    wrong: list[Any] = [lambda: None, lambda *, ctx: None, lambda a, b, c, d: None]
+    for hook in wrong:
         engine = fake(HELLO, middleware=[Hooks(**{name: hook})])
         with pytest.raises(allm.ConfigurationError) as caught:
             face.chat(engine, "hi")

@@ -255,6 +255,13 @@ def _has(method: str) -> Callable[[Any], bool]:
     return lambda value: not isinstance(value, type | str) and callable(getattr(value, method, None))
 
 
+def _encoder(value: Any) -> bool:
+    """A function of what a handler returned, or an object that has one called `encode`."""
+    if _has("encode")(value):
+        return _plain(value.encode)
+    return not isinstance(value, type) and _plain_of(1)(value)
+
+
 def _transport(value: Any) -> bool:
     """A name, a transport, or what holds one for each face."""
     if value is None or isinstance(value, str):
@@ -297,7 +304,7 @@ KINDS: Final[dict[str, Kind]] = {
     "max_concurrency": _optional(_COUNT),
     "tool_executor": _optional(Kind(_has("execute"), "an_object_with_execute")),
     "tool_result_encoder": _optional(
-        Kind(lambda value: _has("encode")(value) and _plain(value.encode), "an_object_with_a_plain_encode")
+        Kind(_encoder, "a_plain_function_of_the_result_or_an_object_with_a_plain_encode")
     ),
     "middleware": Kind(listed, "a_list_of_objects_with_hooks"),
     "fallbacks": _optional(Kind(listed, "a_list_of_engines_or_models")),

@@ -181,7 +181,7 @@ class ToolExecutor(Protocol):
 
 
 class ToolResultEncoder(Protocol):
-    """A handler's return as the content of a tool message: text, or parts."""
+    """A handler's return as the content of a tool message: text, or parts. A plain function is one too."""
 
     def encode(self, value: Any) -> Any: ...
 

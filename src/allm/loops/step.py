@@ -146,7 +146,7 @@ class _Phase:
         self.fold = fold
         self.place = place
         encoder = plan.tool_result_encoder
-        self.encode = encode_result if encoder is None else encoder.encode
+        self.encode = encode_result if encoder is None else getattr(encoder, "encode", encoder)
         done = {result.message.tool_call_id: _Settled.of(result) for result in begun.results}
         self.settled = {ready.position: done[ready.call.id] for ready in calls if ready.call.id in done}
         self.interrupted = frozenset(begun.started)

@@ -319,7 +319,7 @@ _SIGNATURE: Final = "c2NyaXB0ZWQ="
 def messages(turn: Turn, asked: Asked) -> Answer:
     stop = {"stop_reason": _STOP_REASONS.get(turn.finish, turn.finish), "stop_sequence": None}
     usage = _messages_usage(turn.usage)
-    message = {
+    message: dict[str, Any] = {
         "id": f"msg_{asked.number}",
         "type": "message",
         "role": "assistant",
