@@ -422,6 +422,7 @@ def test_a_tag_that_is_complete_says_which_member_of_a_union_it_is() -> None:
         (Dog | Step, '{"kind":"cow","text":"x', "Step(text='x')"),
         (TypedCat | TypedDog, '{"kind":"cat","at":"2026-11-21"', "{'kind': 'cat', 'at': '2026-11-21'}"),
         (TypedCat | TypedDog, '{"kind":"dog","at":"2026-11-21"', None),
+        (TypedCat | dict[str, date], '{"x":"2026-11-21"', "{'x': datetime.date(2026, 11, 21)}"),
     ],
 )
 def test_members_of_unions(type: Any, text: str, expected: str | None) -> None:

@@ -60,7 +60,9 @@ def _made(type: Any) -> Shape:
     shape = Shape()
     for member in _members(type):
         _add(shape, member, type)
-    if len(shape.members) > 1:
+    if len(shape.members) == 1:
+        shape.members = ()  # there is nothing to choose
+    elif shape.members:
         shape.name = " | ".join([member.name for member in shape.members])
         for member in shape.members:
             _complete(member, shape)
