@@ -130,6 +130,20 @@ def test_time_ends_the_wait_for_a_tool(face: Face) -> None:
     assert result.halted_reason == "budget"
     assert result.metadata["budget"]["kind"] == "seconds"
     assert len(requests(engine)) <= 1
+    asked = [call.id for message in result.thread.messages for call in message.tool_calls]
+    assert [message.tool_call_id for message in result.thread.messages if message.role == "tool"] == asked
+
+
+def test_a_chat_that_is_halted_in_its_tools_holds_whole_turns(face: Face) -> None:
+    fold = allm.ChatFold(allm.Thread().add_user("go"))
+    engine = fake(calls(CALL, ("s", "slow", {})), tools=[double, named("slow", lambda _: "late")])
+    for event in face.events(engine, "go", max_turns=1, max_concurrency=1).events:
+        fold.add(event)
+        if isinstance(event, allm.ToolResultEncoded):
+            break
+    result = fold.stopped("budget", {})
+    assert [message.role for message in result.thread.messages] == ["user", "assistant", "tool", "tool"]
+    assert "was not run" in result.thread.messages[-1].text
 
 
 def by_hand(engine: allm.Engine, clock: list[float], **options: Any) -> allm.ChatResult:

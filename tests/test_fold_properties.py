@@ -113,16 +113,25 @@ def test_every_prefix_folds(scripts: list[Script]) -> None:
 def test_a_failure_anywhere_keeps_what_the_tools_answered(scripts: list[Script]) -> None:
     events, _, base = _run("stream", scripts)
     failure = allm.ErrorInfo(reason="timeout")
-    answered = []
+    before: list[allm.Message] = []
+    answered: dict[str | None, allm.Message] = {}  # of the open step
     for size, event in enumerate(events[:-1]):
         if isinstance(event, allm.ToolResultEncoded):
-            answered.append(event.message)
+            answered[event.message.tool_call_id] = event.message
+        elif isinstance(event, allm.ToolExecutionCompleted):
+            assert event.result is not None
+            answered[event.id] = event.result.message
+        elif isinstance(event, allm.StepCompleted):
+            before, answered = [*before, *answered.values()], {}
         fold = allm.ChatFold(base)
         for earlier in (*events[: size + 1], allm.StreamFailed(failure)):
             fold.add(earlier)
         result = fold.result()
         assert (result.halted_reason, result.error) == ("error", failure)
-        assert [message for message in result.thread.messages if message.role == "tool"] == answered
+        assert [message for message in result.thread.messages if message.role == "tool"] == [
+            *before,
+            *answered.values(),
+        ]
 
 
 @given(turns)

@@ -212,6 +212,13 @@ def test_until_tool_is_bounded_as_every_loop(face: Face, options: dict[str, Any]
     assert len(requests(engine)) == (2 if reason == "max_turns" else 1)
 
 
+def test_a_call_that_was_refused_for_its_arguments_is_none(face: Face) -> None:
+    wrong = calls(("d", "double", {"n": "two"}))
+    engine = fake(wrong, TALK, calls(("e", "double", {"n": 2})), DONE, tools=[double])
+    assert face.chat(engine, "go", until_tool="double").text == "Done"
+    assert len(requests(engine)) == 4
+
+
 @pytest.mark.parametrize("finish", ["content_filter", "error", "cancelled"])
 def test_until_tool_does_not_ask_on_after_what_was_ended(face: Face, finish: str) -> None:
     engine = fake([{"text": "I"}, {"finish": finish}], tools=[hand_in])

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import allm
 from allm.approvals import approve, deny
 from allm.data.events import Event
+from allm.providers.fake import FakeAdapter
 from tests.faces import FACES, Face
 from tests.test_loop import DONE, Script, calls, double, fake, named, requests
 
@@ -94,6 +96,12 @@ def encoded(events: list[Event]) -> set[str | None]:
     return {event.message.tool_call_id for event in events if isinstance(event, allm.ToolResultEncoded)}
 
 
+def ended(events: list[Event]) -> set[str]:
+    """The calls whose results are known, whether or not they were shown."""
+    known = {event.id for event in events if isinstance(event, allm.ToolExecutionCompleted)}
+    return {*known, *filter(None, encoded(events))}
+
+
 def started(events: list[Event]) -> set[str]:
     return {event.call.id for event in events if isinstance(event, allm.ToolExecutionStarted)}
 
@@ -106,8 +114,8 @@ def check_cut(face: Face, scripts: list[Script], whole: Run, size: int, policy: 
         assert session == whole.turn.session
         return
     rest = run(face, scripts[asked(prefix) :], "resume", session, policy=policy, **options)
-    open_calls = started(prefix) - encoded(prefix)
-    assert not set(rest.tools.ran) & encoded(prefix)
+    open_calls = started(prefix) - ended(prefix)
+    assert not set(rest.tools.ran) & ended(prefix)
     assert rest.turn.session.progress is None
     if open_calls and policy == "report":  # the run may now take another way than the whole one
         assert not set(rest.tools.ran) & open_calls
@@ -276,12 +284,13 @@ def test_a_budget_that_is_spent_in_a_step_leaves_it_to_be_gone_on_with(face: Fac
 
 
 def test_a_failure_that_is_about_a_whole_answer_asks_anew(face: Face) -> None:
-    """Nothing but a tool's work is kept of a failed step: an answer that did not fit is none."""
+    """Nothing but a tool's work is kept of a failed step: an answer that did not fit is none, so that the
+    thread ends with the user's word and can be sent to every provider."""
     whole = run(face, [DONE], "reply", BEFORE, "go")
-    for size, kept in ((len(whole.events) - 2, 3), (len(whole.events) - 1, 4)):
+    for size in (len(whole.events) - 2, len(whole.events) - 1):
         refused = allm.StreamFailed(allm.ErrorInfo(reason="output_invalid", phase="output"))
         session = folded(BEFORE, [*whole.events[:size], refused], "go")
-        assert (session.status, session.progress, len(session.messages)) == ("error", None, kept)
+        assert (session.status, session.progress, len(session.messages)) == ("error", None, 3)
         assert session.revision == BEFORE.revision + 1
 
 
@@ -478,7 +487,7 @@ def test_approved_calls_that_are_cut_go_on(face: Face) -> None:
         rest = fake(*[DONE][asked(prefix) :], tools=[mailer(sent), double])
         after, _ = face.session("resume", rest, resumed)
         assert after.thread == expected.thread
-        assert len(sent) == 2 - len(encoded(prefix))
+        assert len(sent) == 2 - len(ended(prefix) & {"a", "c"})
 
 
 @pytest.mark.parametrize("word", ["reply", "step"])
@@ -501,41 +510,271 @@ def test_events_of_a_resumed_run_fold_alone(face: Face) -> None:
     assert allm.fold(rest.events) == rest.turn.result
 
 
-# Structured output
+# What the loop itself says: nudges, corrections, the second pass
+
+
+class Strict(FakeAdapter):
+    """A scripted provider that passes for one which refuses a thread that ends with the model's own words."""
+
+    def target(self, request: allm.Request, ctx: allm.ports.CallContext) -> allm.Origin:
+        return allm.Origin("anthropic", "messages", request.model or "")
+
+    def play(self, request: allm.Request, ctx: allm.ports.CallContext) -> Any:
+        assert request.messages[-1].role != "assistant"
+        return super().play(request, ctx)
+
 
 PERSON = allm.json_schema(
     "person", {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 )
-STRUCTURED = {
-    "mended": [PARALLEL, [{"text": "no"}], [{"text": '{"n":1}'}]],
-    "two passes": [PARALLEL, [{"text": "It is one."}], [{"text": '{"n":1}'}]],
+WORK = calls(("u", "work", {}))
+GOOD: Script = [{"text": '{"n":1}'}]
+PROSE: Script = [{"text": "It is one."}]
+RETRIED = {"response_format": PERSON, "output_retries": 2, "max_turns": 9}
+FINALIZED = {"response_format": PERSON, "structured_finalize": True}
+SAID: dict[str, tuple[list[Script], dict[str, Any]]] = {
+    "until_tool": ([PROSE, WORK, DONE], {"until_tool": "work"}),
+    "until_tool, twice": ([PARALLEL[:1], PROSE, PROSE, calls(("p", "stop", {}))], {"until_tool": "stop"}),
+    "until_tool, after it": ([WORK, PARALLEL[1:], DONE], {"until_tool": "work"}),
+    "output_retries": ([PARALLEL, PROSE, GOOD], RETRIED),
+    "output_retries, twice": ([PROSE, PROSE, GOOD], RETRIED),
+    "output_retries, with a tool": ([PROSE, WORK, PROSE, GOOD], RETRIED),
+    "structured_finalize": ([PARALLEL, PROSE, GOOD], FINALIZED),
+    "structured_finalize, out of turns": ([PARALLEL, GOOD], {**FINALIZED, "max_turns": 1}),
+    "structured_finalize, mended": ([PROSE, PROSE, GOOD], {**FINALIZED, "output_retries": 1}),
+    "no nudge": ([PARALLEL, PROSE, GOOD], {**FINALIZED, "structured_finalize_nudge": ""}),
 }
 
 
-@pytest.mark.parametrize("kind", STRUCTURED)
-def test_a_structured_answer_that_is_cut_goes_on(face: Face, kind: str) -> None:
-    """A correction or a second pass that is cut begins again; what the loop said for it is not lost."""
-    scripts = STRUCTURED[kind]
-    options: dict[str, Any] = {"response_format": PERSON, "max_turns": 4}
-    options |= {"output_retries": 1} if kind == "mended" else {"structured_finalize": True}
-    whole = run(face, scripts, "reply", BEFORE, "go", policy="retry", **options)
-    assert whole.turn.session.messages[-1].text == '{"n":1}'
+def tell(
+    face: Face, adapter: type[FakeAdapter], scripts: list[Script], verb: str, *given: Any, **options: Any
+) -> Run:
+    """A turn as its stream shows it to the user, by default with filters."""
+    tools = Tools("retry")
+    engine = allm.Engine("claude-opus-5-5", adapter=adapter(scripts), tools=tools.all, retry=False)
+    seen = face.events(engine, *given, verb=f"sessions.stream_{verb}", **options)
+    turn = seen.result if seen.error is None else seen.error.partial  # type: ignore[attr-defined]
+    return Run(turn, [allm.from_json(allm.to_json(event)) for event in seen.events], tools, engine)
+
+
+@pytest.fixture(params=[FakeAdapter, Strict], ids=["lenient", "strict"])
+def adapter(request: pytest.FixtureRequest) -> type[FakeAdapter]:
+    return request.param  # type: ignore[no-any-return]
+
+
+def told(kind: str, adapter: type[FakeAdapter]) -> tuple[list[Script], dict[str, Any]]:
+    if kind == "no nudge" and adapter is Strict:
+        pytest.skip("without a nudge the second pass begins with the model's own words")
+    return SAID[kind]
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_what_the_loop_says_outlives_a_cut(face: Face, adapter: type[FakeAdapter], kind: str) -> None:
+    scripts, options = told(kind, adapter)
+    whole = tell(face, adapter, scripts, "reply", BEFORE, "go", **options)
+    assert whole.turn.session.status == "completed"
+    assert len(requests(whole.engine)) == len(scripts)
     for size in range(len(whole.events)):
         prefix = whole.events[:size]
         session = folded(BEFORE, prefix, "go")
-        assert session.progress is not None
-        done = session.progress.turns + (session.progress.response is not None)
-        rest = run(face, scripts[done:], "resume", session, policy="retry", **options)
-        assert (rest.turn.session.thread, rest.turn.session.status) == (
-            whole.turn.session.thread,
-            "completed",
+        assert session.status == "interrupted"
+        rest = tell(face, adapter, scripts[asked(prefix) :], "resume", session, **options)
+        assert rest.turn.session.thread == whole.turn.session.thread
+        assert rest.turn.session.status == "completed"
+        assert rest.turn.result.metadata == whole.turn.result.metadata
+        assert len(requests(rest.engine)) == len(scripts) - asked(prefix)
+        assert rest.tools.ran == Counter(set(whole.tools.ran) - ended(prefix))
+        assert set(rest.tools.keys) <= set(whole.tools.keys)
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_what_the_loop_says_outlives_a_second_cut(face: Face, adapter: type[FakeAdapter], kind: str) -> None:
+    scripts, options = told(kind, adapter)
+    whole = tell(face, adapter, scripts, "reply", BEFORE, "go", **options)
+    for size in range(0, len(whole.events), 3):
+        prefix = whole.events[:size]
+        session, left = folded(BEFORE, prefix, "go"), scripts[asked(prefix) :]
+        second = tell(face, adapter, left, "resume", session, **options)
+        for cut in range(len(second.events)):
+            more = second.events[:cut]
+            third = tell(face, adapter, left[asked(more) :], "resume", folded(session, more), **options)
+            assert third.turn.session.thread == whole.turn.session.thread
+            assert not set(third.tools.ran) & ended([*prefix, *more])
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_what_the_loop_says_outlives_a_failure(face: Face, adapter: type[FakeAdapter], kind: str) -> None:
+    """Of each turn, before its answer has begun and in the middle of it."""
+    scripts, options = told(kind, adapter)
+    options = {**options, "max_turns": 9}
+    whole = tell(face, adapter, scripts, "reply", BEFORE, "go", **options)
+    failure = {"error": "invalid_request"}
+    for at, script in enumerate(scripts if "out of turns" not in kind else []):
+        for failed in ([failure], [*script[:1], failure]):
+            broken = tell(face, adapter, [*scripts[:at], failed], "reply", BEFORE, "go", **options)
+            assert folded(BEFORE, broken.events, "go") == broken.turn.session
+            again = tell(face, adapter, [failed], "resume", broken.turn.session, **options)
+            assert folded(broken.turn.session, again.events) == again.turn.session
+            assert (broken.turn.session.status, again.turn.session.status) == ("error", "error")
+            for session in (broken.turn.session, again.turn.session):
+                rest = tell(face, adapter, scripts[at:], "resume", session, **options)
+                assert rest.turn.session.thread == whole.turn.session.thread
+                assert broken.tools.ran + rest.tools.ran == whole.tools.ran
+
+
+@pytest.mark.parametrize("options", [RETRIED, {**FINALIZED, "output_retries": 1}])
+def test_an_answer_that_did_not_fit_is_asked_for_anew(
+    face: Face, adapter: type[FakeAdapter], options: dict[str, Any]
+) -> None:
+    broken = tell(face, adapter, [PROSE, PROSE, PROSE], "reply", BEFORE, "go", **options)
+    assert broken.turn.session.status == "error"
+    session = folded(BEFORE, broken.events, "go")
+    assert session == broken.turn.session
+    rest = tell(face, adapter, [GOOD], "resume", session, **options)
+    assert (rest.turn.session.status, rest.turn.result.text) == ("completed", '{"n":1}')
+    good = tell(face, adapter, [PROSE, PROSE, GOOD], "reply", BEFORE, "go", **options)
+    assert rest.turn.session.thread == good.turn.session.thread
+
+
+def test_a_call_of_an_earlier_run_is_not_forgotten(face: Face) -> None:
+    """`until_tool` looks at the turn of the user, however many runs it took; a new turn begins anew."""
+    options: dict[str, Any] = {"until_tool": "work", "max_turns": 1}
+    halted = run(face, [WORK], "reply", BEFORE, "go", **options).turn.session
+    after = run(face, [DONE], "resume", halted, until_tool="work")
+    assert (after.turn.session.status, after.turn.result.text) == ("completed", "Done")
+    following = run(face, [PROSE, WORK, DONE], "reply", after.turn.session, "again", until_tool="work")
+    assert len(requests(following.engine)) == 3
+
+
+def test_a_budget_that_is_spent_before_the_loop_speaks(face: Face, adapter: type[FakeAdapter]) -> None:
+    script: Script = [*PROSE, {"usage": {"output_tokens": 10}}]
+    spent = tell(
+        face, adapter, [script], "reply", BEFORE, "go", until_tool="work", budget=allm.Budget(tokens=5)
+    )
+    assert isinstance(spent.turn.result, allm.ChatResult)
+    assert (spent.turn.result.halted_reason, spent.turn.session.status) == ("budget", "interrupted")
+    rest = tell(face, adapter, [WORK, DONE], "resume", spent.turn.session, until_tool="work")
+    roles = " ".join(message.role for message in rest.turn.session.messages[2:])
+    assert roles == "user assistant user assistant tool assistant"
+
+
+def test_a_turn_that_has_its_answer_is_not_asked_again(face: Face) -> None:
+    done = run(face, [DONE], "reply", BEFORE, "go").turn.session
+    for verb in ("resume", "step", "start"):
+        engine = fake(DONE)
+        with pytest.raises(allm.SessionError, match="the model has answered"):
+            face.session(verb, engine, done)
+        assert requests(engine) == []
+    assert run(face, [DONE], "resume", done.append_user("more")).turn.result.text == "Done"
+
+
+class Stamp:
+    """A hook that changes results, after the tool's end was told."""
+
+    def after_tool(self, call: allm.ToolCall, message: allm.Message, ctx: Any) -> allm.Message:
+        return replace(message, content=f"{message.text} stamped")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_tool_whose_end_was_seen_does_not_run_again(face: Face, gone: bool) -> None:
+    """Cut before its result was shown: hooks see it then, and it stands where the tool is gone."""
+    scripts = [calls(("a", "work", {})), DONE]
+    whole = run(face, scripts, "reply", BEFORE, "go", middleware=[Stamp()])
+    at = next(i for i, event in enumerate(whole.events) if isinstance(event, allm.ToolExecutionCompleted))
+    session = folded(BEFORE, whole.events[: at + 1], "go")
+    assert session.progress is not None
+    assert [event.message.text for event in session.progress.ended] == ['{"did":"a"}']
+    ended = face.session("reply", fake(DONE), session, "no").session
+    assert ended.messages[4].text == '{"did":"a"}'
+    tools = Tools("retry")
+    engine = fake(DONE, tools=[] if gone else tools.all)
+    after = face.session("resume", engine, session, middleware=[Stamp()]).session
+    assert tools.ran == Counter()
+    assert after.messages[4].text == '{"did":"a"}' + ("" if gone else " stamped")
+
+
+# What the user says before a cut turn is over
+
+NEXT: Script = [{"text": "Next"}]
+
+
+def test_a_message_that_was_appended_follows_the_step(face: Face, adapter: type[FakeAdapter]) -> None:
+    """At every cut: behind a step that has begun, else before the answer."""
+    scripts = [PARALLEL, DONE]
+    whole = tell(face, adapter, scripts, "reply", BEFORE, "go")
+    for size in range(len(whole.events)):
+        prefix = whole.events[:size]
+        session = folded(BEFORE, prefix, "go").append_user("more")
+        again = allm.from_json(allm.to_json(session), allm.Session)
+        answers = [*scripts[asked(prefix) :], NEXT]
+        rest = tell(face, adapter, answers, "resume", again)
+        roles = " ".join(message.role for message in rest.turn.session.messages[2:])
+        in_first = "user assistant tool tool tool user assistant"
+        assert (
+            roles
+            == {
+                0: "user user assistant tool tool tool assistant",
+                1: in_first,
+                2: "user assistant tool tool tool assistant user assistant",
+            }[asked(prefix)]
         )
-        assert not set(rest.tools.ran) & encoded(prefix)
+        assert [m.text for m in rest.turn.session.messages if m.role == "user"][1:] == ["go", "more"]
+        assert rest.tools.ran == Counter(set(whole.tools.ran) - ended(prefix))
+
+
+@pytest.mark.parametrize("how", ["append", "resume"])
+def test_a_message_after_an_approval_is_kept(face: Face, how: str) -> None:
+    """What was approved runs first; cut anywhere, too."""
+
+    def engine(sent: list[Any], *scripts: Script) -> allm.Engine:
+        return fake(*scripts, tools=[mailer(sent), double])
+
+    session = waiting(face)
+    decisions = [approve(call) for call in session.pending_tool_calls]
+    session = allm.sessions.submit(engine([]), session, decisions=decisions)
+    given: tuple[Any, ...] = ("ALSO",)
+    if how == "append":
+        session, given = session.append_user("ALSO"), ()
+        assert session.messages[-1].text == "ALSO"
+    events: list[Event] = []
+    sent: list[Any] = []
+    whole = face.session("resume", engine(sent, DONE), session, *given, on_event=events.append)
+    assert len(sent) == 2
+    roles = " ".join(message.role for message in whole.session.messages)
+    assert roles == "user assistant tool tool tool user assistant"
+    assert whole.session.messages[-2].text == "ALSO"
+    for size in range(len(events)):
+        prefix, sent = events[:size], []
+        cut = folded(session, prefix, *given)
+        scripts = [DONE][asked(prefix) :]
+        after = face.session("resume", engine(sent, *scripts), cut).session
+        assert after.thread == whole.session.thread
+        assert len(sent) == 2 - len(ended(prefix) & {"a", "c"})
+
+
+def test_a_message_is_not_lost_where_the_step_ends_the_turn(face: Face) -> None:
+    whole = run(face, [calls(("a", "stop", {}))], "reply", BEFORE, "go")
+    session = folded(BEFORE, whole.events[:-2], "go").append_user("more")
+    after = run(face, [], "resume", session).turn
+    assert isinstance(after.result, allm.ChatResult)
+    assert (after.result.halted_reason, after.session.messages[-1].text) == ("enough", "more")
+    after = run(face, [], "reply", session, "and more", max_turns=1).turn
+    assert [message.text for message in after.session.messages[-2:]] == ["more", "and more"]
+
+
+def test_approved_calls_outlive_a_failure_before_them(face: Face) -> None:
+    session = waiting(face)
+    decisions = [approve(call) for call in session.pending_tool_calls]
+    session = allm.sessions.submit(fake(tools=[mailer([]), double]), session, decisions=decisions)
+    failed = folded(session, [allm.StreamFailed(allm.ErrorInfo(reason="timeout"))])
+    sent: list[Any] = []
+    after = face.session("resume", fake(DONE, tools=[mailer(sent), double]), failed).session
+    assert (after.status, len(sent)) == ("completed", 2)
 
 
 def test_a_reply_keeps_what_the_loop_had_said(face: Face) -> None:
     options: dict[str, Any] = {"response_format": PERSON, "output_retries": 1}
-    whole = run(face, STRUCTURED["mended"], "reply", BEFORE, "go", **options)
+    whole = run(face, [PARALLEL, PROSE, GOOD], "reply", BEFORE, "go", **options)
     session = folded(BEFORE, whole.events[:-1], "go")
     after = run(face, [DONE], "reply", session, "thanks").turn.session
     assert after.messages[:-2] == whole.turn.session.messages

@@ -22,7 +22,7 @@ def session_of(face: Face, status: str) -> allm.Session:
     if status == "idle":
         return allm.Session(id="s", thread=allm.Thread().add_user("hi"))
     if status == "completed":
-        return face.session("start", fake(HELLO), "hi", id="s").session
+        return face.session("start", fake(HELLO), "hi", id="s").session.append_user("and?")
     if status == "awaiting_user":
         return face.session("start", fake(ASK, tools=[ask]), "hi", id="s").session
     if status == "awaiting_tools":

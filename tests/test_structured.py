@@ -11,7 +11,7 @@ import pydantic
 import pytest
 
 import allm
-from allm.data.events import Event, RawChunk, Retrying
+from allm.data.events import Event, Retrying
 from allm.data.responses import Response
 from allm.errors import OutputError, raised
 from allm.loops.structured import NUDGE
@@ -701,10 +701,10 @@ def test_partial_values_are_those_of_the_second_pass() -> None:
 
 
 def test_the_turn_to_the_second_pass_is_seen() -> None:
-    stream = allm.stream(two_passes([PROSE], [ADA]), "?", response_format=Person, include_raw_chunks=True)
-    assert [event.data for event in stream if isinstance(event, RawChunk)] == [
-        {"type": "structured_finalize"}
-    ]
+    stream = allm.stream(two_passes([PROSE], [ADA]), "?", response_format=Person)
+    begun = [event for event in stream if isinstance(event, allm.MessageStarted)]
+    assert [event.halted for event in begun] == [None, "completed"]
+    assert [[message.text for message in event.asked] for event in begun] == [[], [NUDGE]]
 
 
 def test_both_passes_on_a_real_wire() -> None:

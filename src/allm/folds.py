@@ -29,6 +29,7 @@ from allm.data.events import (
     ToolCallCompleted,
     ToolCallDelta,
     ToolCallStarted,
+    ToolExecutionCompleted,
     ToolExecutionStarted,
     ToolResultEncoded,
     UsageReported,
@@ -238,8 +239,11 @@ class RunFold:
         self._given: list[Event] = []
         self._left: Iterator[Event] = iter(())
         self.asked = begun.asked
+        self.halted = begun.halted
+        self.then = begun.then
         self.approved = begun.approved
         self.started = list(begun.started)
+        self.ended = list(begun.ended)
         self.results = list(begun.results)
         self.steps: list[StepResult] = []
         self.chat: ChatResult | None = None
@@ -247,8 +251,7 @@ class RunFold:
         self.in_turn = begun.response is not None
         self._turns = begun.turns
         self._last = begun
-        self._back: tuple[list[StepResult], Progress] | None = None
-        self._second_pass = False
+        self._said: tuple[tuple[Message, ...], str | None] = ((), None)
 
     @property
     def turn(self) -> ResponseFold:
@@ -278,17 +281,18 @@ class RunFold:
         if take is not None:
             if kind is MessageStarted:
                 self._new_turn(begun=True)
+                self.asked, self.halted = event.asked, event.halted  # type: ignore[union-attr]
             elif not self.in_turn:
-                if kind is Retrying or kind is RawChunk:
-                    self._between(event)
+                if kind is Retrying or kind is RawChunk:  # of no turn: it comes between two
                     return
                 self._new_turn(begun=True)
             take(self._turn, event)
         elif kind is ToolExecutionStarted:
-            self._back = None
             self.started.append(event.call.id)  # type: ignore[union-attr]  # by its kind
+        elif kind is ToolExecutionCompleted:
+            if event.result is not None:  # type: ignore[union-attr]  # by its kind
+                self.ended.append(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
         elif kind is ToolResultEncoded:
-            self._back = None
             self.results.append(event)  # type: ignore[arg-type]  # by its kind
         elif kind is StepCompleted:
             self._end_step(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
@@ -297,34 +301,31 @@ class RunFold:
         elif kind is StreamFailed:
             self._fail(event)  # type: ignore[arg-type]  # by its kind
 
+    def say(self, asked: tuple[Message, ...], halted: str | None) -> None:
+        """What the turn that is about to begin will say of itself in its first event."""
+        self._said = (asked, halted)
+
+    def opened(self, event: MessageStarted) -> MessageStarted:
+        """The first event of a turn, with what was said for it."""
+        asked, halted = self._said
+        return replace(event, asked=asked, halted=halted) if asked or halted is not None else event
+
     def _new_turn(self, begun: bool) -> None:
         self._turn = ResponseFold()
-        self.started, self.results, self.asked, self.approved = [], [], (), ()
+        self.started, self.ended, self.results = [], [], []
+        self.asked, self.halted, self.then, self.approved = (), None, (), ()
         self.in_turn = begun
 
     def _end_step(self, result: StepResult) -> None:
         if not self.in_turn and self.steps:  # a run that went on says again how its step ended
             self.steps[-1] = result
             return
-        if not self._second_pass:
-            self._back = None
         self._last = self._in_progress(result.response, result.asked)
         self.steps.append(result)
         self._new_turn(begun=False)
 
-    def _between(self, event: Any) -> None:
-        """Where the loop asks about the answer that has just come, to mend it or for a second pass, it says
-        so before: a run that is cut in there goes back to that answer."""
-        from allm.partial import SECOND_PASS
-
-        self._second_pass = self._second_pass or (type(event) is RawChunk and event.data == SECOND_PASS)
-        mended = type(event) is Retrying and event.error.reason == "output_invalid"
-        if self._back is None and self.steps and (mended or self._second_pass):
-            self._back = (self.finished, self.progress)
-
     def _fail(self, event: StreamFailed) -> None:
         self.error = event.error
-        self.in_turn = self.in_turn or event.error.phase != "output"
         if not self.in_tools:
             self.turn.add(event)
 
@@ -340,27 +341,36 @@ class RunFold:
     @property
     def in_tools(self) -> bool:
         """Whether the model's turn is over and its tools are running: then what it said stands."""
-        return self.in_turn and self.turn.ended is not None and bool(self.started or self.results)
+        called = self.started or self.results or self.approved
+        return self.in_turn and self.turn.ended is not None and bool(called)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the run ends in a step that is not whole; a failure for what an answer says is none."""
+        return self.in_turn or (self.error is not None and self.error.phase != "output")
+
+    @property
+    def owes(self) -> bool:
+        """Whether the run stands between two steps of which the loop itself, or the user, begins the second:
+        the first had ended the turn of the model."""
+        between = not self.in_turn and bool(self.steps)
+        return between and (self.steps[-1].done or bool(self._last.then))
 
     @property
     def finished(self) -> list[StepResult]:
         """The steps that are behind the run; until the next one begins the last is not, it may be the end."""
-        if self._back is not None:
-            return self._back[0]
         return self.steps if self.in_turn else self.steps[:-1]
 
     @property
     def progress(self) -> Progress:
         """The step after the finished ones, as data: how far it has come."""
-        if self._back is not None:
-            return self._back[1]
         if not self.in_turn and self.steps:
             return self._last
-        if self.turn.ended is None:
-            return Progress(turns=self._turns + len(self.steps))
-        return self._in_progress(self.turn.response, self.asked)
+        ended = self.turn.ended is not None
+        return self._in_progress(self.turn.response if ended else None, self.asked)
 
-    def _in_progress(self, response: Response, asked: tuple[Message, ...]) -> Progress:
+    def _in_progress(self, response: Response | None, asked: tuple[Message, ...]) -> Progress:
+        answered = {result.message.tool_call_id for result in self.results}
         return Progress(
             turns=self._turns + len(self.steps),
             asked=asked,
@@ -368,6 +378,9 @@ class RunFold:
             started=tuple(self.started),
             results=tuple(self.results),
             approved=self.approved,
+            halted=self.halted,
+            ended=tuple([end for end in self.ended if end.message.tool_call_id not in answered]),
+            then=self.then,
         )
 
     def result(self) -> Any:
@@ -382,18 +395,30 @@ class RunFold:
         if self.error is not None and self.in_tools:
             response, metadata = replace(response, error=self.error), {"halted_reason": "error"}
         place = {call.id: position for position, call in enumerate(response.tool_calls)}
-        messages = [result.message for result in self.results]
+        known = {result.message.tool_call_id: result.message for result in (*self.ended, *self.results)}
         return StepResult(
             response=response,
             asked=self.asked,
-            tool_results=tuple(sorted(messages, key=lambda m: place.get(m.tool_call_id or "", -1))),
+            tool_results=tuple(sorted(known.values(), key=lambda m: place.get(m.tool_call_id or "", -1))),
             done=True,
             base=base,
             metadata=metadata,
         )
 
+    def stopped(self, reason: str, metadata: dict[str, Any]) -> ChatResult:
+        """The result of a chat that is ended in the middle. Its thread holds whole turns: a call without a
+        result is answered so."""
+        from allm.tools import answers_of
+
+        result = self._broken_chat()
+        steps = list(result.steps)
+        if self.in_turn and self.turn.ended is not None:
+            answers = answers_of(steps[-1].response.tool_calls, steps[-1].tool_results, self.started)
+            steps[-1] = replace(steps[-1], tool_results=answers)
+        return replace(result, steps=tuple(steps), halted_reason=reason, metadata=metadata)
+
     def _broken_chat(self) -> ChatResult:
-        steps = self.steps if not self.in_turn else [*self.steps, self._broken_step()]
+        steps = self.steps if not self.broken else [*self.steps, self._broken_step()]
         return ChatResult(
             base=self.base,
             steps=tuple(steps),

@@ -16,14 +16,12 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from allm.data.events import Event, MessageStarted, RawChunk, TextDelta
+from allm.data.events import Event, MessageStarted, TextDelta
 from allm.errors import AllmError
 from allm.schemas import convert
 from allm.shapes import Shape, shape_of
 
 MISSING: Final[Any] = object()
-SECOND_PASS: Final = {"type": "structured_finalize"}
-"""The raw chunk that says where a run turns from its tools to the structured answer."""
 
 _MAX_DEPTH: Final = 100
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
@@ -543,8 +541,7 @@ class PartialAnswer:
             return MISSING if self._waiting else self.feed(event.text)
         if isinstance(event, MessageStarted):
             self._begin()
-        elif isinstance(event, RawChunk) and event.data == SECOND_PASS:
-            self._waiting = False
+            self._waiting = self._waiting and event.halted is None
         return MISSING
 
     def feed(self, text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from allm.data import Data
 from allm.data.content import AudioPart, ImagePart, OpaquePart, ReasoningPart, TextPart, ToolCall
 from allm.data.failure import ErrorInfo
-from allm.data.freeform import normalise
+from allm.data.freeform import normalise, tupled
 from allm.data.messages import Message
 from allm.data.responses import ChatResult, Response, StepResult, Usage
 
@@ -23,11 +23,21 @@ class _Holder(Data, frozen=True, tag_field="type"):
     pass
 
 
-class MessageStarted(_Event, frozen=True, tag="message_started"):
-    """The first event of a model turn; comes once, with the attempt that brings content."""
+class MessageStarted(_Holder, frozen=True, tag="message_started"):
+    """The first event of a model turn; comes once, with the attempt that brings content.
+
+    `asked` is what was said to the model for this turn alone: words of the loop itself (a correction, a
+    nudge), or of a user who spoke after a cut. `halted` is set in the second pass of a structured chat: what
+    the first halted with. No filter hides them, so that a run that is cut in this turn goes on in it.
+    """
 
     id: str | None = None
     model: str | None = None
+    asked: tuple[Message, ...] = ()
+    halted: str | None = None
+
+    def __post_init__(self) -> None:
+        tupled(self, "asked")
 
 
 class TextDelta(_Event, frozen=True, tag="text_delta"):
@@ -94,13 +104,15 @@ class ToolExecutionStarted(_Holder, frozen=True, tag="tool_execution_started"):
     call: ToolCall
 
 
-class ToolExecutionCompleted(_Event, frozen=True, tag="tool_execution_completed"):
-    """The handler is done, after `elapsed` seconds."""
+class ToolExecutionCompleted(_Holder, frozen=True, tag="tool_execution_completed"):
+    """The handler is done, after `elapsed` seconds. `result` is what it came to, before hooks: a run that is
+    cut here knows it and does not run the tool again."""
 
     id: str
     name: str
     is_error: bool = False
     elapsed: float = 0.0
+    result: ToolResultEncoded | None = None
 
 
 class ToolResultEncoded(_Holder, frozen=True, tag="tool_result_encoded"):

@@ -24,10 +24,11 @@ class Progress(Data, frozen=True, kw_only=True):
     """A step that is not over, so that its turn goes on there: it was cut, or calls of it were approved.
 
     `revision` is the one in the ids of its effects; `turns` how many steps of the turn are finished, with
-    their messages in the thread. `asked` is what the loop itself said to the model, `response` the answer,
-    `None` where it has not come. `started` are the ids of the calls whose handlers have begun, `results` what
-    answers calls already: nothing of it is asked or run again. `approved` are calls that may run, with the
-    arguments that were decided on.
+    their messages in the thread. `asked` is what was said to the model for this step alone, `response` the
+    answer, `None` where it has not come; `halted` what the first pass came to, where this is the second.
+    `started` are the ids of the calls whose handlers have begun, `ended` what came of those that are done,
+    `results` what answers calls already: nothing of it is asked or run again. `approved` are calls that may
+    run, with the arguments that were decided on. `then` is what the user has said since: it follows the step.
     """
 
     revision: int = 0
@@ -37,11 +38,19 @@ class Progress(Data, frozen=True, kw_only=True):
     started: tuple[str, ...] = ()
     results: tuple[ToolResultEncoded, ...] = ()
     approved: tuple[ToolCall, ...] = ()
+    halted: str | None = None
+    ended: tuple[ToolResultEncoded, ...] = ()
+    then: tuple[Message, ...] = ()
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         normalise(self, "extra")
-        tupled(self, "asked", "started", "results", "approved")
+        tupled(self, "asked", "started", "results", "approved", "ended", "then")
+
+    @property
+    def opening(self) -> tuple[Message, ...]:
+        """What follows the thread before the model answers."""
+        return self.asked if self.response is not None else (*self.asked, *self.then)
 
 
 class Session(Data, frozen=True, kw_only=True):
@@ -79,7 +88,13 @@ class Session(Data, frozen=True, kw_only=True):
         return self.revision if self.progress is None else self.progress.revision
 
     def append(self, message: Message) -> Session:
-        return replace(self, thread=self.thread.add_message(message), revision=self.revision + 1)
+        """The session with a message more. It follows a step that is not over, so the thread does not have it
+        until that step is."""
+        revision, progress = self.revision + 1, self.progress
+        if progress is not None and (progress.response is not None or progress.opening):
+            progress = replace(progress, then=(*progress.then, message))
+            return replace(self, progress=progress, revision=revision)
+        return replace(self, thread=self.thread.add_message(message), revision=revision)
 
     def append_user(self, content: str | Iterable[Part]) -> Session:
         return self.append(user(content))

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec.structs import replace
-
 from allm.engine import Engine
 from allm.loops.plan import Plan, make_plan
 
@@ -63,6 +61,7 @@ def session_run(
         session_context=ready.context,
         session_id=ready.id,
         revision=ready.base_revision,
+        progress=ready.progress,
         load=_load,
         layer=layer,
     )
@@ -72,7 +71,7 @@ def session_run(
 
         return turned(before, ready, fold)
 
-    return make(replace(plan, progress=ready.progress), ring, start, layer, finish)
+    return make(plan, ring, start, layer, finish)
 
 
 def media_run(make: Callable[..., S], request: Any, engine: Engine, options: Mapping[str, Any]) -> S:

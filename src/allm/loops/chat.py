@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from allm.data.content import ToolCall
 from allm.data.events import ChatCompleted, Event, StreamFailed
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread
@@ -19,6 +20,11 @@ from allm.loops.generate import generate
 from allm.loops.plan import Plan, next_request
 from allm.loops.step import step
 
+if TYPE_CHECKING:
+    from allm.tools import Tool
+
+UNTIL_TOOL, RETRY, FINALIZE = "until_tool", "output_retry", "structured_finalize"
+_OWN: Final = frozenset({UNTIL_TOOL, RETRY, FINALIZE})  # in the metadata of what the loop itself says
 _GO_ON: Final = "Go on. When all is done, call the tool {}."
 
 
@@ -28,20 +34,17 @@ def chat_run(plan: Plan, fold: RunFold) -> Loop[None]:
     last: Event
     try:
         run_id = yield from _run_id(plan)
-        ended = yield from turns(plan, fold, run_id, plan.base, 0)
-        if plan.output is not None:
-            from allm.loops.structured import finished
+        if plan.output is None:
+            ended = yield from turns(plan, fold, run_id, plan.base, 0)
+        else:
+            from allm.loops.structured import answered
 
-            ended = yield from finished(plan, fold, run_id, ended)
+            ended = yield from answered(plan, fold, run_id)
         last = ChatCompleted(_chat_result(plan, fold, ended.result, ended.reason, ended.metadata))
     except AllmError as error:
         info = yield from _cause(plan, error)
         halted = _halt_of(info)
-        if halted is None:
-            last = StreamFailed(info)
-        else:
-            reason, metadata = halted
-            last = ChatCompleted(replace(fold.result(), halted_reason=reason, metadata=metadata))
+        last = StreamFailed(info) if halted is None else ChatCompleted(fold.stopped(*halted))
     fold.add(last)
     yield last
 
@@ -100,25 +103,58 @@ class Ended(Struct, frozen=True):
 def turns(
     plan: Plan, fold: RunFold, run_id: str, thread: Thread, index: int, asked: tuple[Message, ...] = ()
 ) -> Loop[Ended]:
-    """Steps until something ends them. `asked`: what the loop itself says before the first of them."""
+    """Steps until something ends them. `asked`: what the loop itself says before the first of them; what the
+    user has said since a cut is said before the second."""
     before = plan.progress.turns if plan.progress is not None else 0
     while True:
         result = yield from step(plan, thread, fold, run_id, index, asked)
-        goes_on = not result.done or _lacks_tool(plan, fold, result)
+        after = thread.add_messages(result.messages)
+        asked = _said_since(plan, index) or _nudge(plan, result, after)
+        goes_on = bool(asked) or not result.done
         halted = yield from _halted(plan, thread, result, before + index, goes_on)
-        thread, index = thread.add_messages(result.messages), index + 1
+        thread, index = after, index + 1
         if halted is not None:
             return Ended(result, *halted, thread, index)
-        asked = (Message("user", _GO_ON.format(plan.until_tool)),) if result.done else ()
 
 
-def _lacks_tool(plan: Plan, fold: RunFold, last: StepResult) -> bool:
-    """Whether the model has ended without the call that `until_tool` waits for; what was refused is ended."""
-    if plan.until_tool is None or last.response.refusal:
-        return False
+def _said_since(plan: Plan, index: int) -> tuple[Message, ...]:
+    """What the user has said since the step was cut that this run has begun with."""
+    begun = plan.progress
+    return begun.then if begun is not None and index == 0 and begun.response is not None else ()
+
+
+def _nudge(plan: Plan, last: StepResult, thread: Thread) -> tuple[Message, ...]:
+    """What a model is told that has ended without the call which `until_tool` waits for; what was refused is
+    ended."""
+    if plan.until_tool is None or not last.done or last.response.refusal:
+        return ()
     if last.response.finish_reason not in ("stop", "length", "other", None):
+        return ()
+    tool = plan.tools[plan.until_tool]
+    if any(_fits(tool, call) for message in of_turn(thread) for call in message.tool_calls):
+        return ()
+    return (Message("user", _GO_ON.format(tool.name), metadata={UNTIL_TOOL: tool.name}),)
+
+
+def _fits(tool: Tool, call: ToolCall) -> bool:
+    """Whether it is a call of the tool, and one that was not refused for its arguments."""
+    if call.name != tool.name:
         return False
-    return all(call.name != plan.until_tool for step in fold.steps for call in step.response.tool_calls)
+    try:
+        tool.bind_arguments(call)
+    except Exception:  # the code of argument types is the user's
+        return False
+    return True
+
+
+def of_turn(thread: Thread) -> tuple[Message, ...]:
+    """What came after the last message of the user's; what the loop itself has said is none of them. So a
+    run that goes on sees what the ones before it had done."""
+    messages = thread.messages
+    for at in range(len(messages) - 1, -1, -1):
+        if messages[at].role == "user" and _OWN.isdisjoint(messages[at].metadata):
+            return messages[at:]
+    return messages
 
 
 def _halt_of(info: ErrorInfo) -> tuple[str, dict[str, Any]] | None:

@@ -72,7 +72,8 @@ def add_fallbacks(
         if callable(explicit) or ("api_key" in options and there):
             passed["api_key"] = explicit
         try:
-            other, keys = make_plan(engine, plan.base, {**passed, "fallbacks": None, "budget": None})
+            alone = {**passed, "fallbacks": None, "budget": None}
+            other, keys = make_plan(engine, plan.base, alone, progress=plan.progress)
         except ValidationError as error:
             warnings.append(f"the fallback {engine.ref} was left out: {error.info.message}")
             continue

@@ -153,8 +153,9 @@ def _begun(held: list[Event], fold: RunFold, hop: _Hop) -> Loop[list[Event]]:
     """What was held back until there was content, without the message's start: that comes first, once."""
     started = [event for event in held if type(event) is MessageStarted]
     if hop.number == 1:
-        fold.add(started[-1])
-        yield started[-1]
+        first = fold.opened(started[-1])
+        fold.add(first)
+        yield first
     return [event for event in held if type(event) is not MessageStarted]
 
 

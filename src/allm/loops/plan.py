@@ -109,6 +109,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     revision: int = 0
     progress: Progress | None = None  # where a run that was cut goes on
+    halted: str | None = None  # of a second pass: what the first halted with
     media: Any = None
     on_unsupported: str = "adapt"
     middleware: tuple[Any, ...] = ()
@@ -130,6 +131,7 @@ def make_plan(
     session_context: Mapping[str, Any] | None = None,
     session_id: str | None = None,
     revision: int = 0,
+    progress: Progress | None = None,
     load: Callable[[Thread], Thread] | None = None,
     layer: str = "chat",
 ) -> tuple[Plan, KeyRing]:
@@ -145,7 +147,7 @@ def make_plan(
         base = load(base)
     adapter, ref = _placed(engine, given, options)
     tools = {item.name: item for item in _tools(engine, given, options)}
-    asked, shape = _request(engine, given, base, ref, tools, options)
+    asked, shape = _request(engine, given, _opening(base, progress), ref, tools, options)
     validate(asked)
     loop = _loop_options(engine, options, tools)
     budget = _of_first("budget", engine, options)
@@ -169,6 +171,7 @@ def make_plan(
         halt_when=options.get("halt_when"),
         session_id=options.get("session_id", session_id),
         revision=revision,
+        progress=progress,
         middleware=_middleware(engine, options),
         budget=budget,
         **settled,
@@ -537,8 +540,13 @@ def _loop_options(engine: Engine, options: Mapping[str, Any], tools: Container[s
 
 def next_request(plan: Plan, thread: Thread) -> Request:
     """The template with the thread as it stands now: what the run began with as it was made to fit."""
-    messages, base = plan.request.messages, plan.base.messages
-    added = thread.messages[len(base) :]
+    messages, opening = plan.request.messages, _opening(plan.base, plan.progress).messages
+    added = thread.messages[len(opening) :]
     if not added:
         return plan.request
-    return replace(plan.request, messages=thread.messages if messages is base else (*messages, *added))
+    return replace(plan.request, messages=thread.messages if messages is opening else (*messages, *added))
+
+
+def _opening(base: Thread, progress: Progress | None) -> Thread:
+    """The thread as the first turn is asked with it: what the step in progress began with is said already."""
+    return base if progress is None else base.add_messages(progress.opening)

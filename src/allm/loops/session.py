@@ -8,7 +8,6 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from allm.approvals import Decision, decide
-from allm.data.content import ToolCall
 from allm.data.events import Event, ToolResultEncoded
 from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread, user
@@ -18,7 +17,7 @@ from allm.engine import Engine
 from allm.errors import SessionError, ValidationError
 from allm.folds import RunFold
 from allm.loops.plan import read_input
-from allm.tools import error_message, interrupted, not_run
+from allm.tools import answers_of
 
 
 def begun(input: Any, id: str | None) -> Session:
@@ -27,6 +26,7 @@ def begun(input: Any, id: str | None) -> Session:
         raise ValidationError.of("invalid session", ("id", f"not_a_string: {type(id).__name__}"))
     if isinstance(input, Session):
         _require(input, "start", "idle", "completed")
+        _require_something(input, "start")
         ready = _ready(input)
         return ready if id is None else replace(ready, id=id)
     return Session(id=id, thread=read_input(input)[1])
@@ -35,14 +35,18 @@ def begun(input: Any, id: str | None) -> Session:
 def replied(session: Session, content: Any) -> Session:
     """The session with the user's answer or next message appended. A step that was cut ends as it stands."""
     _require(session, "reply", "idle", "completed", "awaiting_user", "error", "interrupted")
-    message = content if isinstance(content, Message) else user(content)
     ready = _ready(session)
     ended = _ended(ready.progress) if ready.progress is not None else []
-    return replace(ready, thread=ready.thread.add_messages([*ended, message]), progress=None)
+    return replace(ready, thread=ready.thread.add_messages([*ended, _message(content)]), progress=None)
+
+
+def _message(content: Any) -> Message:
+    return content if isinstance(content, Message) else user(content)
 
 
 def resumed(session: Session, message: Any = None) -> Session:
-    """The session made ready to go on, with a message appended if one is given."""
+    """The session made ready to go on, with a message appended if one is given: after approved calls, which
+    run first; anything else that was cut ends as it stands."""
     _require(
         session, "resume", "idle", "completed", "awaiting_user", "awaiting_tools", "error", "interrupted"
     )
@@ -50,16 +54,20 @@ def resumed(session: Session, message: Any = None) -> Session:
         ids = ", ".join(call.id for call in session.pending_tool_calls)
         how = "submit_tool_result, or decide on them with sessions.submit(decisions=...)"
         raise _refused(session, "resume", f"answer the pending calls first with {how} ({ids})")
+    if message is not None and session.progress is not None and session.progress.approved:
+        return _ready(session.append(_message(message)))
     if message is not None:
         return replied(session, message)
     if session.status == "awaiting_user":
         raise _refused(session, "resume", "the user was asked something: pass the answer, or use reply")
+    _require_something(session, "resume")
     return _ready(session)
 
 
 def stepped(session: Session) -> Session:
     """The session made ready for one step; one that was cut is finished first."""
     _require(session, "step", "idle", "completed", "error", "interrupted")
+    _require_something(session, "step")
     return _ready(session)
 
 
@@ -97,11 +105,12 @@ def _ready(session: Session) -> Session:
     progress, thread = session.progress, session.thread
     if progress is not None and progress.response is None and progress.approved:
         at = max(index for index, message in enumerate(thread.messages) if message.role == "assistant")
-        asked, *answers = thread.messages[at:]
+        asked, *since = thread.messages[at:]
         progress = replace(
             progress,
             response=Response(message=asked, finish_reason="tool_calls"),
-            results=tuple([ToolResultEncoded(message) for message in answers]),
+            results=tuple([ToolResultEncoded(message) for message in since if message.role == "tool"]),
+            then=tuple([message for message in since if message.role != "tool"]),
         )
         thread = replace(thread, messages=thread.messages[:at])
     return replace(
@@ -118,18 +127,10 @@ def _ready(session: Session) -> Session:
 def _ended(progress: Progress) -> list[Message]:
     """The messages of a step that is not gone on with: each call without a result is answered so."""
     if progress.response is None:
-        return []
-    answers = {result.message.tool_call_id: result.message for result in progress.results}
-    calls = progress.response.tool_calls
-    return [
-        *progress.asked,
-        progress.response.message,
-        *[answers.get(call.id) or _unanswered(call, progress) for call in calls],
-    ]
-
-
-def _unanswered(call: ToolCall, progress: Progress) -> Message:
-    return error_message(call, interrupted(call) if call.id in progress.started else not_run(call))
+        return [*progress.then]
+    given = [result.message for result in (*progress.ended, *progress.results)]
+    answers = answers_of(progress.response.tool_calls, given, progress.started)
+    return [*progress.asked, progress.response.message, *answers, *progress.then]
 
 
 def _check(session: Session, operation: str) -> None:
@@ -141,6 +142,16 @@ def _require(session: Session, operation: str, *allowed: str) -> None:
     _check(session, operation)
     if session.status not in allowed:
         raise _refused(session, operation, f"it is legal from {', '.join(allowed)}")
+
+
+def _require_something(session: Session, operation: str) -> None:
+    """A turn that has ended with an answer is not asked for again."""
+    messages = session.messages
+    if session.status != "completed" or session.progress is not None or not messages:
+        return
+    if messages[-1].role == "assistant" and not messages[-1].tool_calls:
+        why = "the model has answered, and there is nothing to go on with; use reply with the next message"
+        raise _refused(session, operation, why)
 
 
 def _refused(session: Session, operation: str, why: str) -> SessionError:
@@ -186,21 +197,28 @@ def turned(before: Session, ready: Session, fold: RunFold) -> SessionTurn:
         return SessionTurn(_failed(ready, fold), result)
     if not fold.complete:
         return SessionTurn(before, result)
-    if fold.in_turn and isinstance(result, ChatResult) and result.halted_reason == "budget":
+    spent = isinstance(result, ChatResult) and result.halted_reason == "budget"
+    if spent and (fold.in_turn or fold.owes):
         return SessionTurn(_cut(ready, fold, "interrupted"), result)
-    return SessionTurn(_done(ready, result), result)
+    return SessionTurn(_done(ready, result, fold), result)
 
 
 def _failed(ready: Session, fold: RunFold) -> Session:
-    """The session after a failure. What tools had done is kept; else the model is asked anew."""
-    if fold.in_tools:
+    """The session after a failure. What tools had done is kept, and what was said to the model for the turn;
+    else the model is asked anew. An answer that did not fit is none."""
+    unfit = fold.error is not None and fold.error.phase == "output"
+    if fold.in_tools or (fold.owes and not unfit):
         return _cut(ready, fold, "error")
+    between = bool(fold.steps) and not fold.in_turn and not unfit
+    finished = fold.steps if between else fold.finished
+    anew = replace(fold.progress, revision=ready.base_revision + len(finished), response=None)
+    said = anew.opening or anew.halted is not None
     return replace(
         ready,
-        thread=_after(fold, fold.steps),
+        thread=_after(fold, finished),
         status="error",
-        revision=ready.revision + max(1, len(fold.steps) + fold.in_turn),
-        progress=None,
+        revision=ready.revision + max(1, len(fold.steps) + fold.broken),
+        progress=anew if said and not between else None,
         error=fold.error,
     )
 
@@ -223,7 +241,7 @@ def _after(fold: RunFold, steps: list[StepResult]) -> Thread:
     return fold.base.add_messages([message for step in steps for message in step.messages])
 
 
-def _done(ready: Session, result: ChatResult | StepResult) -> Session:
+def _done(ready: Session, result: ChatResult | StepResult, fold: RunFold) -> Session:
     """The session after a run that came to its end, with what the result waits for."""
     found = result.metadata
     if isinstance(result, ChatResult):
@@ -233,7 +251,7 @@ def _done(ready: Session, result: ChatResult | StepResult) -> Session:
         steps, reason, last = 1, _step_reason(result), result.response
     session = replace(
         ready,
-        thread=result.thread,
+        thread=result.thread.add_messages(fold.progress.then),
         status=_STATUS.get(reason, "completed"),
         revision=ready.revision + steps,  # one a model call: no effect of a later turn has its id
         progress=None,

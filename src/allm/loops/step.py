@@ -62,8 +62,9 @@ def step(
     """
     place = f"{run_id}/{plan.revision + index}"
     begun = plan.progress if index == 0 and plan.progress is not None else _AT_ITS_BEGINNING
-    asked, response = asked or begun.asked, begun.response
+    asked, response = asked or begun.opening, begun.response
     if response is None:
+        fold.say(asked, plan.halted)
         request = next_request(plan, thread.add_messages(asked))
         response = yield from generate(plan, request, fold, f"{place}/model")
     calls = response.tool_calls if response.finish_reason not in _UNSAFE else ()
@@ -149,6 +150,7 @@ class _Phase:
         self.encode = encode_result if encoder is None else getattr(encoder, "encode", encoder)
         done = {result.message.tool_call_id: _Settled.of(result) for result in begun.results}
         self.settled = {ready.position: done[ready.call.id] for ready in calls if ready.call.id in done}
+        self.ended = {result.message.tool_call_id: _Settled.of(result) for result in begun.ended}
         self.interrupted = frozenset(begun.started)
         self.approved = frozenset(call.id for call in begun.approved)
         self.waiting: list[str] = []  # ids
@@ -170,6 +172,10 @@ class _Phase:
         """Start one call; gives 1 where it runs, 0 where it waits or was answered without running."""
         call = self.calls[position]
         tool = self.plan.tools.get(call.name)
+        if call.id in self.ended:
+            answer = self._show if tool is None else self._answer
+            yield from answer(position, self.ended[call.id])
+            return 0
         if tool is None:
             info = unknown_tool(call, tuple(self.plan.tools))
             yield from self._show(position, _Settled(error_message(call, info)))
@@ -263,7 +269,11 @@ class _Phase:
     def _finish(self, done: ToolDone) -> Loop[None]:
         call = self.calls[done.position]
         settled = self._settle(self.plan.tools[call.name], call, done)
-        yield ToolExecutionCompleted(call.id, call.name, settled.message.is_error, done.elapsed)
+        ended = ToolExecutionCompleted(
+            call.id, call.name, settled.message.is_error, done.elapsed, settled.event()
+        )
+        self.fold.add(ended)
+        yield ended
         yield from self._answer(done.position, settled)
 
     def _answer(self, position: int, settled: _Settled) -> Loop[None]:

@@ -24,16 +24,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from allm.capabilities import Capabilities, capabilities_of
-from allm.data.events import RawChunk, Retrying
+from allm.data.events import Retrying
 from allm.data.messages import Message, Thread
 from allm.data.requests import Request, ResponseFormat
 from allm.data.responses import Response, output_error
+from allm.data.sessions import Progress
 from allm.errors import AllmError, OutputError, UnsupportedError, ValidationError
 from allm.folds import RunFold
-from allm.loops.chat import Ended, turns
+from allm.loops.chat import FINALIZE, RETRY, Ended, of_turn, turns
 from allm.loops.effects import Loop
 from allm.loops.plan import Plan, next_request
-from allm.partial import SECOND_PASS
 from allm.ports import CallContext
 from allm.schemas import Problem, answer_value, convert, in_object, is_object, problems, unknown_keywords
 
@@ -191,7 +191,7 @@ def _correction(error: OutputError, attempt: int) -> Message:
         [f"- {path}: {reason}" if path else f"- {reason}" for path, reason in error.info.problems]
     )
     text = f"Your answer does not fit what was asked for:\n{listed}\nGive it again, whole, as JSON only."
-    return Message("user", text, metadata={"output_retry": attempt})
+    return Message("user", text, metadata={RETRY: attempt})
 
 
 def checked(turn: Turn) -> Turn:
@@ -232,34 +232,51 @@ def _again(attempt: int, error: OutputError, fold: RunFold) -> Loop[None]:
     yield event
 
 
-def finished(plan: Plan, fold: RunFold, run_id: str, ended: Ended) -> Loop[Ended]:
-    """The chat whose turns have ended, brought to its structured answer."""
+def answered(plan: Plan, fold: RunFold, run_id: str) -> Loop[Ended]:
+    """The turns of a chat, and what brings them to the structured answer."""
+    begun = plan.progress
+    if begun is not None and begun.halted is not None and plan.output.finalize:
+        second = _second(plan, plan.base, begun.opening, begun.halted, begun)
+        return (yield from _finalized(second, fold, run_id, plan.base, 0, begun.opening))
+    ended = yield from turns(plan, fold, run_id, plan.base, 0)
     if not plan.output.finalize:
         return (yield from _mended(plan, fold, run_id, ended)) if ended.reason == "completed" else ended
-    note = {"pass_1_halted": ended.reason}
     if ended.reason not in _SECOND_PASS_AFTER:
-        return replace(ended, metadata={**ended.metadata, "structured_finalize": note})
+        return _noted(ended, pass_1_halted=ended.reason)
     nudge = plan.output.nudge
-    asked = (Message("user", nudge, metadata={"structured_finalize": True}),) if nudge else ()
+    asked = (Message("user", nudge, metadata={FINALIZE: True}),) if nudge else ()
     try:
-        second = _second(plan, ended.thread.add_messages(asked))
+        second = _second(plan, ended.thread, asked, ended.reason)
     except AllmError as error:
-        note["pass_2_error"] = str(error)
-        return replace(ended, metadata={**ended.metadata, "structured_finalize": note})
-    yield RawChunk(SECOND_PASS)
-    last = yield from turns(second, fold, run_id, ended.thread, ended.index, asked)
-    last = yield from _mended(second, fold, run_id, last)
-    return replace(last, metadata={**last.metadata, "structured_finalize": note})
+        return _noted(ended, pass_1_halted=ended.reason, pass_2_error=str(error))
+    return (yield from _finalized(second, fold, run_id, ended.thread, ended.index, asked))
 
 
-def _second(plan: Plan, thread: Thread) -> Plan:
-    """The plan of the second pass: one turn without tools. Raises where its request cannot be made."""
-    messages = next_request(plan, thread).messages
-    request = replace(plan.output.final, messages=messages)
+def _finalized(
+    second: Plan, fold: RunFold, run_id: str, thread: Thread, index: int, asked: tuple[Message, ...]
+) -> Loop[Ended]:
+    ended = yield from turns(second, fold, run_id, thread, index, asked)
+    ended = yield from _mended(second, fold, run_id, ended)
+    return _noted(ended, pass_1_halted=second.halted)
+
+
+def _noted(ended: Ended, **note: Any) -> Ended:
+    return replace(ended, metadata={**ended.metadata, "structured_finalize": note})
+
+
+def _second(
+    plan: Plan, thread: Thread, asked: tuple[Message, ...], halted: str, begun: Progress | None = None
+) -> Plan:
+    """The plan of the second pass, one turn without tools, which begins after `thread` with `asked`, or where
+    it was cut (`begun`). Raises where its request cannot be made."""
+    opening = thread.add_messages(asked)
+    request = replace(plan.output.final, messages=next_request(plan, opening).messages)
     second = replace(
         plan,
         request=request,
-        base=thread,
+        base=opening if begun is None else thread,
+        progress=begun,
+        halted=halted,
         tools={},
         mode="auto",
         max_turns=1,
@@ -267,18 +284,20 @@ def _second(plan: Plan, thread: Thread) -> Plan:
         until_tool=None,
         first=plan.adapter.encode(request, plan.ctx) if hasattr(plan.adapter, "encode") else None,
     )
-    others = [_second(other, thread) for other in plan.fallbacks if other.output is not None]
+    others = [
+        _second(other, thread, asked, halted, begun) for other in plan.fallbacks if other.output is not None
+    ]
     return replace(second, fallbacks=tuple(others))
 
 
 def _mended(plan: Plan, fold: RunFold, run_id: str, ended: Ended) -> Loop[Ended]:
     """The answer as it must be, after as many corrections as the output allows; each is a step."""
-    attempt = 1
     while True:
         response = ended.result.response
         error = _unfit(plan.output, response)
         if error is None:
             return ended
+        attempt = 1 + sum([RETRY in message.metadata for message in of_turn(ended.thread)])
         if not _correctable(plan.output, response, attempt):
             raise error
         yield from _again(attempt, error, fold)
@@ -286,4 +305,3 @@ def _mended(plan: Plan, fold: RunFold, run_id: str, ended: Ended) -> Loop[Ended]
         ended = yield from turns(plan, fold, run_id, ended.thread, ended.index, asked)
         if ended.reason != "completed" and not plan.output.finalize:
             return ended
-        attempt += 1

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from allm.tools.base import Tool, importable_name, imported, invocation, is_async
 from allm.tools.docstrings import read_docstring
-from allm.tools.failures import error_message, failed, interrupted, not_run, timed_out, unknown_tool
+from allm.tools.failures import (
+    answers_of,
+    error_message,
+    failed,
+    interrupted,
+    not_run,
+    timed_out,
+    unknown_tool,
+)
 from allm.tools.functions import FunctionTool, from_object, needs_instance, tool
 from allm.tools.results import encode_result, outcome
 from allm.tools.values import RESERVED_REASONS, AskUser, Halt, Outcome, ToolContext
@@ -21,6 +29,7 @@ __all__ = [
     "Outcome",
     "Tool",
     "ToolContext",
+    "answers_of",
     "encode_result",
     "error_message",
     "failed",

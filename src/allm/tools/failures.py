@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -89,6 +89,21 @@ def error_message(call: ToolCall, info: ErrorInfo) -> Message:
     text = _clean(info.message or info.code or info.reason)
     content = msgspec.json.encode({"error": text}).decode()
     return Message("tool", content, tool_call_id=call.id, is_error=True)
+
+
+def answers_of(
+    calls: Sequence[ToolCall], given: Iterable[Message], started: Container[str]
+) -> tuple[Message, ...]:
+    """A message for each call of a step that is not gone on with, in call order: what is `given`, else that
+    nobody knows whether it ran, where it had `started`, or that it was not run."""
+    answers = {message.tool_call_id: message for message in given}
+    return tuple(
+        [
+            answers.get(call.id)
+            or error_message(call, interrupted(call) if call.id in started else not_run(call))
+            for call in calls
+        ]
+    )
 
 
 def _clean(text: str) -> str:
