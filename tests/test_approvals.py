@@ -233,6 +233,31 @@ def test_every_problem_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize("decisions", [5, None, "x", ["x"], [None], {"a": 1}, allm.approve("x")])
+def test_decisions_of_another_shape(decisions: Any) -> None:
+    session, engine = allm.Session(status="awaiting_tools"), fake(tools=[pay])
+    with pytest.raises(allm.ValidationError, match="must_be_a_list_of_what"):
+        allm.sessions.submit(engine, session, decisions=decisions)
+
+
+def test_what_a_decision_is_made_of_is_checked() -> None:
+    with pytest.raises(allm.ValidationError, match="arguments: must_be_a_dict: not list"):
+        allm.approve("x", [1])  # type: ignore[arg-type]
+    with pytest.raises(allm.ValidationError, match="reason: not_a_string: int"):
+        allm.deny("x", 5)  # type: ignore[arg-type]
+
+
+def test_tools_of_the_call_can_be_approved(face: Face) -> None:
+    engine = fake(TWICE, DONE)
+    session = face.session("start", engine, "hi", tools=[pay]).session
+    decisions = [allm.approve(call) for call in session.pending_tool_calls]
+    with pytest.raises(allm.ValidationError, match="unknown_tool: pay"):
+        allm.sessions.submit(engine, session, decisions=decisions)
+    session = allm.sessions.submit(engine, session, decisions=decisions, tools=[pay])
+    assert face.session("resume", engine, session, tools=[pay]).result.text == "Done"
+    assert len(ran) == 2
+
+
 # What was approved
 
 

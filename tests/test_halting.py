@@ -45,7 +45,7 @@ NEIGHBOURS: list[tuple[str, Script, dict[str, Any], dict[str, Any]]] = [
         "enough",
         calls(("p", "person", {}), ("s", "stop", {})),
         {},
-        {"halt_tool_call_id": "s", "halt_result": 7},
+        {"halt_tool_call_id": "s", "halt_result": 7, "manual_tool_calls": ["p"]},
     ),
     (
         "manual_tool_calls",
@@ -177,6 +177,16 @@ def test_a_failure_of_a_later_turn_keeps_the_thread(face: Face) -> None:
     assert result.halted_reason == "error"
     assert result.error is not None
     assert [message.role for message in result.thread.messages] == ["user", "assistant", "tool"]
+
+
+def test_a_question_does_not_hide_what_waits_beside_it(face: Face) -> None:
+    send = named("send", lambda _: "sent", requires_approval=True)
+    engine = fake(calls(("a", "ask", {}), ("p", "person", {}), ("s", "send", {})), tools=[*TOOLS, send])
+    result = face.chat(engine, "go")
+    assert (result.halted_reason, result.pending_question) == ("ask_user", "Which?")
+    assert result.metadata["manual_tool_calls"] == ["p", "s"]
+    assert list(result.metadata["approvals"]) == ["s"]
+    assert [call.id for call in result.pending_tool_calls] == ["p", "s"]
 
 
 TALK: Script = [{"text": "Thinking."}]

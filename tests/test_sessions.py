@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import allm
 from allm.providers.fake import FakeAdapter
@@ -136,6 +137,43 @@ def test_submitting_is_all_or_nothing(face: Face) -> None:
     assert session == session_of(face, "awaiting_tools")
     assert session.submit_tool_results([]) is session
     assert session.submit_tool_results([("c1", "2"), ("c2", "4")]).status == "idle"
+
+
+@pytest.mark.parametrize("results", [{"c1": "2", "c2": 4}, [["c1", "2"], ("c2", 4)]])
+def test_results_by_call_id(face: Face, results: Any) -> None:
+    session = session_of(face, "awaiting_tools").submit_tool_results(results)
+    answers = [(message.tool_call_id, message.text) for message in session.messages[-2:]]
+    assert answers == [("c1", "2"), ("c2", "4")]
+
+
+@pytest.mark.parametrize("results", [5, None, "c1", ["c1"], [("c1",)], [(1, "2")], {1: "2"}, ["ab"]])
+def test_results_of_another_shape(face: Face, results: Any) -> None:
+    """Of a text of two letters no call id and value are made."""
+    session = session_of(face, "awaiting_tools")
+    for submit in (session.submit_tool_results, lambda r: allm.sessions.submit(fake(), session, results=r)):
+        with pytest.raises(allm.ValidationError, match=r"results.*must_be_a_mapping_or_pairs"):
+            submit(results)
+
+
+def test_what_a_turn_waited_for_is_not_said_after_it(face: Face) -> None:
+    session = replace(session_of(face, "awaiting_tools"), metadata={"mine": 1, "mode": "manual"})
+    session = session.submit_tool_results({"c1": 2, "c2": 4})
+    assert face.session("resume", fake(DONE), session).session.metadata == {"mine": 1}
+    asked = session_of(face, "awaiting_user")
+    assert asked.metadata["pending_question"] == "Which?"
+    assert face.session("reply", fake(DONE), asked, "x").session.metadata == {}
+
+
+def test_calls_that_wait_are_named_by_results_too(face: Face) -> None:
+    manual = face.session("start", fake(CALL, tools=[double]), "hi", mode="manual")
+    assert manual.result.pending_tool_calls == manual.session.pending_tool_calls != ()
+    person = allm.Tool(name="person", schema={"type": "object"}, manual=True)
+    script = calls(("c1", "double", {"n": 1}), ("p", "person", {}))
+    for run in (face.chat, face.step):
+        waiting = run(fake(script, tools=[double, person]), "hi").pending_tool_calls
+        assert [call.id for call in waiting] == ["p"]
+        assert run(fake(DONE), "hi").pending_tool_calls == ()
+    assert allm.ChatResult().pending_tool_calls == ()
 
 
 def test_results_may_be_parts_and_errors() -> None:

@@ -479,6 +479,16 @@ def test_outcomes() -> None:
     coroutine.close()
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("too far"), ToolError(ErrorInfo(reason="tool_failed", message="too far"))]
+)
+def test_an_error_that_is_returned_is_one(error: Exception) -> None:
+    result = outcome(weather, call(), error)
+    assert (result.is_error, result.message.is_error) == (True, True)
+    assert "too far" in result.message.text
+    assert result.error == failed("weather", call(), error)
+
+
 def test_encoders_of_the_user() -> None:
     def crash(value: Any) -> str:
         raise KeyError(value)

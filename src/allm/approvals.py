@@ -33,11 +33,16 @@ def approval_digest(call: ToolCall) -> str:
 
 def approve(call: ToolCall | str, arguments: dict[str, Any] | None = None) -> Decision:
     """Let a waiting call run: the call, or its digest. `arguments` replace the model's, which is told."""
+    if arguments is not None and not isinstance(arguments, dict):
+        problem = ("arguments", f"must_be_a_dict: not {type(arguments).__name__}")
+        raise ValidationError.of("invalid decision", problem)
     return Decision(digest=_digest(call), approved=True, arguments=arguments)
 
 
 def deny(call: ToolCall | str, reason: str = "") -> Decision:
     """Refuse a waiting call: the call, or its digest. The model is told, with the reason."""
+    if not isinstance(reason, str):
+        raise ValidationError.of("invalid decision", ("reason", f"not_a_string: {type(reason).__name__}"))
     return Decision(digest=_digest(call), approved=False, reason=reason)
 
 

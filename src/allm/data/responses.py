@@ -172,11 +172,23 @@ class StepResult(Data, frozen=True, kw_only=True, tag="step_result"):
         return self.response.text
 
     @property
+    def pending_tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that wait for the caller: to be run, or to be allowed."""
+        return _pending(self.response, self.metadata)
+
+    @property
     def thread(self) -> Thread:
         """The thread after this step. In a stored chat ask `ChatResult.thread_after(i)`."""
         if self.base is None:
             raise ValidationError.of("no thread here", ("step.base", "use_ChatResult.thread_after"))
         return self.base.add_messages(self.messages)
+
+
+def _pending(response: Response, metadata: dict[str, Any]) -> tuple[ToolCall, ...]:
+    """In mode `manual` all calls, else those that the metadata name."""
+    named = metadata.get("manual_tool_calls", ())
+    whole = metadata.get("mode") == "manual"
+    return tuple([call for call in response.tool_calls if whole or call.id in named])
 
 
 class ChatResult(Data, frozen=True, kw_only=True, tag="chat_result"):
@@ -224,6 +236,11 @@ class ChatResult(Data, frozen=True, kw_only=True, tag="chat_result"):
     @property
     def text(self) -> str:
         return self.steps[-1].response.text if self.steps else ""
+
+    @property
+    def pending_tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of the last step that wait for the caller: to be run, or to be allowed."""
+        return _pending(self.steps[-1].response, self.metadata) if self.steps else ()
 
     @property
     def usage(self) -> Usage:

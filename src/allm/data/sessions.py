@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -103,13 +103,15 @@ class Session(Data, frozen=True, kw_only=True):
         """Answer one pending call; text and parts go as they are, all else as JSON."""
         return self.submit_tool_results([(call_id, value)], is_error=is_error)
 
-    def submit_tool_results(self, results: Iterable[tuple[str, Any]], *, is_error: bool = False) -> Session:
-        """Answer pending calls, all or none.
+    def submit_tool_results(
+        self, results: Mapping[str, Any] | Iterable[tuple[str, Any]], *, is_error: bool = False
+    ) -> Session:
+        """Answer pending calls, all or none: values by call id.
 
         Raises `SessionError` that names every call which is not pending, and `ValidationError` for a value
-        that JSON cannot hold; the session stays as it is.
+        that JSON cannot hold, or for results of another shape; the session stays as it is.
         """
-        given = list(results)
+        given = _pairs(results)
         if not given:
             return self
         self._check_pending([call_id for call_id, _ in given])
@@ -141,6 +143,23 @@ class Session(Data, frozen=True, kw_only=True):
                     problems=tuple(problems),
                 )
             )
+
+
+def _pairs(results: Any) -> list[tuple[str, Any]]:
+    """Call ids and values, however they were given."""
+    wanted = "must_be_a_mapping_or_pairs_of_call_id_and_value"
+    if isinstance(results, str | bytes) or not isinstance(results, Iterable):
+        problem = ("results", f"{wanted}: not {type(results).__name__}")
+        raise ValidationError.of("nothing was submitted", problem)
+    pairs = list(results.items() if isinstance(results, Mapping) else results)
+    wrong = [
+        (f"results[{index}]", f"{wanted}: not {type(pair).__name__}")
+        for index, pair in enumerate(pairs)
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str))
+    ]
+    if wrong:
+        raise ValidationError.of("nothing was submitted", *wrong)
+    return [(call_id, value) for call_id, value in pairs]
 
 
 def _content(call_id: str, value: Any) -> str | tuple[Part, ...]:

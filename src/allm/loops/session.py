@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -13,10 +13,10 @@ from allm.data.failure import ErrorInfo
 from allm.data.messages import Message, Thread, user
 from allm.data.responses import ChatResult, Response, StepResult
 from allm.data.sessions import Progress, Session, SessionTurn
-from allm.engine import Engine
+from allm.engine import Engine, application, as_tools, merge_tools
 from allm.errors import SessionError, ValidationError
 from allm.folds import RunFold
-from allm.loops.plan import read_input
+from allm.loops.plan import check_engine, read_input
 from allm.tools import answers_of
 
 
@@ -75,19 +75,23 @@ def submit(
     engine: Engine,
     session: Session,
     *,
-    results: Iterable[tuple[str, Any]] = (),
+    results: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
     decisions: Iterable[Decision] = (),
+    tools: Iterable[Any] = (),
 ) -> Session:
     """The session with pending calls answered, all or none; nothing is run, `resume` does that.
 
-    `results` are pairs of call id and value, `decisions` say which calls the engine's tools may run. Raises
-    `SessionError` that names all results, or `ValidationError` that names all decisions which do not fit.
+    `results` are values by call id, `decisions` say which calls the tools may run: those of the engine and
+    of the application, and the `tools` that the call will be given beside them. Raises `SessionError` that
+    names all results, or `ValidationError` that names all decisions which do not fit.
     """
     _check(session, "submit")
-    answered, given = session.submit_tool_results(results), list(decisions)
+    check_engine(engine)
+    answered, given = session.submit_tool_results(results), _decisions(decisions)
     if not given:
         return answered
-    decided = decide(answered.thread, answered.pending_tool_calls, given, engine.tools)
+    known = merge_tools(merge_tools(application.get("tools", ()), engine.tools), as_tools(tools))
+    decided = decide(answered.thread, answered.pending_tool_calls, given, known)
     approved = [ready.call for ready in decided.run]
     progress = session.progress or Progress(revision=session.revision, turns=-1)  # its turn is over
     return replace(
@@ -98,6 +102,19 @@ def submit(
         revision=session.revision + 1,
         progress=replace(progress, approved=(*progress.approved, *approved)),
     )
+
+
+def _decisions(given: Any) -> list[Decision]:
+    """What was given as decisions, if it is a list of some."""
+    wanted = "must_be_a_list_of_what_allm.approve_or_allm.deny_give"
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise ValidationError.of("invalid decisions", ("decisions", f"{wanted}: not {type(given).__name__}"))
+    decisions = list(given)
+    wrong = [(i, item) for i, item in enumerate(decisions) if not isinstance(item, Decision)]
+    if wrong:
+        found = [(f"decisions[{i}]", f"{wanted}: not {type(item).__name__}") for i, item in wrong]
+        raise ValidationError.of("invalid decisions", *found)
+    return decisions
 
 
 def _ready(session: Session) -> Session:
@@ -246,21 +263,19 @@ def _done(ready: Session, result: ChatResult | StepResult, fold: RunFold) -> Ses
     found = result.metadata
     if isinstance(result, ChatResult):
         steps, reason = len(result.steps), result.halted_reason
-        last = result.final_response or Response()
     else:
-        steps, reason, last = 1, _step_reason(result), result.response
+        steps, reason = 1, _step_reason(result)
+    kept = {name: value for name, value in ready.metadata.items() if name not in _OF_A_TURN}
     session = replace(
         ready,
         thread=result.thread.add_messages(fold.progress.then),
         status=_STATUS.get(reason, "completed"),
         revision=ready.revision + steps,  # one a model call: no effect of a later turn has its id
         progress=None,
-        metadata={**ready.metadata, **found},
+        metadata={**kept, **found},
     )
     if reason == "manual_tool_calls":
-        named = found.get("manual_tool_calls")
-        wanted = [call for call in last.tool_calls if named is None or call.id in named]
-        return replace(session, pending_tool_calls=tuple(wanted))
+        return replace(session, pending_tool_calls=result.pending_tool_calls)
     if reason == "ask_user":
         question, call_id = found.get("pending_question"), found.get("pending_tool_call_id")
         return replace(session, pending_question=question, pending_tool_call_id=call_id)
@@ -270,6 +285,16 @@ def _done(ready: Session, result: ChatResult | StepResult, fold: RunFold) -> Ses
         return replace(session, error=error)
     return session
 
+
+_OF_A_TURN = frozenset(
+    {
+        "approvals", "ask_user_options", "budget", "halt_result", "halt_tool_call_id", "halt_when_step_index",
+        "halted_reason", "manual_tool_calls", "manual_turn_index", "max_turns", "mode",
+        "on_tool_error_exception", "pending_question", "pending_tool_call_id", "questions", "refuse_reason",
+        "structured_finalize",
+    }
+)  # fmt: skip
+"""What a result's metadata say of its own end; the next turn that ends takes them out of the session's."""
 
 _STATUS = {
     "ask_user": "awaiting_user",

@@ -91,7 +91,7 @@ def _with_tools(
     ready = [ReadyCall(i, call, approved.get(call.id, call)) for i, call in enumerate(calls)]
     phase = _Phase(plan, ready, fold, place, begun=begun)
     yield from phase.run()
-    metadata = phase.halting() or phase.pending()
+    metadata = {**phase.pending(), **phase.halting()}
     return StepResult(
         response=response,
         tool_results=phase.messages,

@@ -111,6 +111,9 @@ def outcome(
         asked = Message("tool", ASK_USER_PLACEHOLDER, tool_call_id=call.id)
         return Outcome(message=asked, ask=value)
     try:
+        if isinstance(value, Exception):  # returned, as one that is raised
+            info = failed(tool.name, call, value)
+            return Outcome(message=error_message(call, info), is_error=True, error=info)
         if isinstance(value, Halt):
             return _halted(tool, call, value, encoder)
         if hasattr(value, "__await__"):
