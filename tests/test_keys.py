@@ -215,6 +215,11 @@ def test_no_key_in_a_repr_or_a_pickle() -> None:
     assert SECRET not in repr(ring) + repr(keys._levels) + repr(UNSET)
     with pytest.raises(allm.ConfigurationError):
         pickle.dumps(ring)
+    key = ring.find(RULE, "")
+    assert (key, f"{key}") == (SECRET, SECRET)
+    assert SECRET not in f"{key!r} {(key,)}"
+    with pytest.raises(allm.ConfigurationError):
+        pickle.dumps(key)
     stream = allm.stream(allm.Engine("openai:gpt-4.1-mini"), "hi", api_key=SECRET)
     assert SECRET not in repr(stream) + repr(stream._plan)
     for value in (stream._plan.engine, stream._plan.request):

@@ -25,6 +25,19 @@ class Unset:
 UNSET = Unset()
 
 
+class Secret(str):
+    """A key on its way to the header: a string whose repr is blind, as tracebacks may show locals, and that
+    cannot be pickled."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ConfigurationError("a key is not data: keys are never stored")
+
+
 class _Levels:
     """The levels that live in the process."""
 
@@ -83,7 +96,7 @@ class KeyRing:
             )
         if explicit is not UNSET and not isinstance(explicit, str) and not callable(explicit):
             raise ConfigurationError("api_key= takes a string or a callable (provider, origin) -> key")
-        self._explicit = explicit
+        self._explicit = Secret(explicit) if isinstance(explicit, str) else explicit
         self.trusted = trusted
         self.fallbacks: tuple[KeyRing, ...] = ()
 
@@ -94,7 +107,11 @@ class KeyRing:
         raise ConfigurationError("a key ring is not data: keys are never stored")
 
     def find(self, rule: KeyRule, origin: str) -> Any:
-        """The key, or what a key source answered (perhaps an awaitable), or `None`."""
+        """The key as a `Secret`, or what a key source answered (perhaps an awaitable), or `None`."""
+        found = self._search(rule, origin)
+        return Secret(found) if isinstance(found, str) else found
+
+    def _search(self, rule: KeyRule, origin: str) -> Any:
         if self._explicit is not UNSET:
             return self._explicit(rule.name, origin) if callable(self._explicit) else self._explicit
         if not self.trusted:

@@ -94,10 +94,7 @@ class TaskPorts:
         timeouts = self.pace.opening(effect.timeouts)
         plan, ring = routed(self.plan, self.ring, effect.route)
         request = keyed(plan, effect.request)
-        key = key_header(ring, request)
-        if key is not None and isawaitable(key[1]):
-            key = (key[0], await key[1])
-        header = finished_key(request, key)
+        header = finished_key(request, await _known(key_header(ring, request)))
         opened = await self.kit.interruptible(
             lambda: transport_of(plan.engine.transport, "awaited").open(request, timeouts, header),
             self._opening,
@@ -319,6 +316,11 @@ class TaskPorts:
         """The stream was garbage: close when the loop comes round."""
         self.stopped.set()
         self.kit.later(self.aclose)
+
+
+async def _known(key: tuple[str, Any] | None) -> tuple[str, Any] | None:
+    """The key that an async source is asked for."""
+    return (key[0], await key[1]) if key is not None and isawaitable(key[1]) else key
 
 
 async def _driven(loop: Loop[Any], ports: TaskPorts) -> Any:

@@ -21,7 +21,7 @@ from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
 from allm.drivers.toolwork import Put, ToolWork, awaited
 from allm.drivers.transports import transport_of
 from allm.errors import AllmError, CancelledError, ConfigurationError, DeadlineExceededError
-from allm.keys import KeyRing, missing_key
+from allm.keys import KeyRing, Secret, missing_key
 from allm.loops.effects import (
     Batch,
     CallHook,
@@ -321,7 +321,7 @@ def finished_key(request: HttpRequest, key: tuple[str, str] | None) -> tuple[str
             raise missing_key(rule)
         return None
     assert rule is not None
-    return key[0], rule.prefix + key[1]
+    return key[0], Secret(rule.prefix + key[1])
 
 
 def _adapter_key(ring: KeyRing, adapter: Any) -> str | None:
