@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +68,11 @@ def test_without_the_extra_auto_is_httpx2_and_the_name_says_what_to_install() ->
 
 def test_a_package_that_is_too_old_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.6.4")
+    assert not transports._installed("httptools")
+
+
+def test_a_package_that_cannot_be_imported_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
     assert not transports._installed("httptools")
 
 

@@ -61,14 +61,16 @@ def _kind(name: str, face: str) -> str:
 
 
 def _installed(kind: str) -> bool:
-    """Whether the package is there, and new enough."""
+    """Whether the package is there, new enough, and can be imported: its binary may be another system's."""
     if kind not in _LEAST:
         return True
+    from importlib import import_module
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         found = version(kind).split(".")
-    except PackageNotFoundError:
+        import_module(kind)
+    except (PackageNotFoundError, ImportError):
         return False
     numbers = tuple(int(part) if part.isdigit() else 0 for part in found[:2])
     return numbers >= _LEAST[kind]
