@@ -8,6 +8,7 @@ import gzip
 import os
 import pickle
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -869,6 +870,52 @@ def test_tls(faults: Any, face: Face, scenario: str) -> None:
     settings = HttpSettings(verify=f"{folder}/ca.pem", trust_env=False)
     url = faults.url(scenario, f"tls-{scenario}-{face.__name__}") + "/v1/chat/completions"
     assert outcome(face, post(url, CHAT), settings) in TLS[scenario]
+
+
+def poisoning(context: ssl.SSLContext) -> Callable[[socket.socket, Server], None]:
+    """Over TLS, an answer and then one that nobody asked for: two records in one write."""
+
+    def serve(peer: socket.socket, server: Server) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        secured = context.wrap_bio(incoming, outgoing, server_side=True)
+
+        def done(step: Callable[[], Any]) -> Any:
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    peer.sendall(outgoing.read())
+                    if not incoming.write(peer.recv(65536)):
+                        incoming.write_eof()
+
+        done(secured.do_handshake)
+        while done(lambda: secured.read(65536)):
+            secured.write(OK)
+            secured.write(OK.replace(b"hello", b"wrong"))
+            peer.sendall(outgoing.read())
+
+    return serve
+
+
+@pytest.mark.parametrize("face", ["blocking", "asyncio", "trio", "fast_blocking", "fast_asyncio"])
+def test_bytes_after_an_answer_over_tls(faults: Any, face: str) -> None:
+    folder = faults._srv.cert_dir
+    if not folder:
+        pytest.skip("no certificates can be made here")
+    settings = HttpSettings(verify=f"{folder}/ca.pem", trust_env=False)
+    kind = "httptools" if "fast" in face else "httpx2"
+
+    async def twice(request: HttpRequest) -> list[bytes]:
+        return [await awaited(request, EASY, settings, kind) for _ in range(2)]
+
+    with serving(poisoning(faults._srv._ssl("good"))) as server:
+        request = post(server.url.replace("http:", "https:"))
+        if "blocking" in face:
+            answers = [blocking(request, EASY, settings, kind) for _ in range(2)]
+        else:
+            answers = trio.run(twice, request) if face == "trio" else asyncio.run(twice(request))
+        assert answers == [b"hello"] * 2
+        assert len(server.peers) == 2
 
 
 @kinds

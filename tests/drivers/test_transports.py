@@ -223,6 +223,34 @@ def test_an_upgrade_is_refused() -> None:
     assert answer.fault is not None
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        HEAD.replace(b"chunked", b"gzip, chunked"),
+        HEAD.replace(b"chunked", b"chunked, chunked"),
+        HEAD.replace(b"chunked", b"chunked\r\nTransfer-Encoding: chunked"),
+    ],
+)
+def test_heads_that_the_parser_lets_pass_are_refused(head: bytes) -> None:
+    answer = Answer()
+    answer.feed(head)
+    assert not answer.opened
+    with pytest.raises(httpcore2.RemoteProtocolError, match=r"not HTTP/1\.1"):
+        answer.take()
+
+
+@pytest.mark.parametrize(("behind", "reusable"), [(b"", True), (b"hello", False), (HEAD, False)])
+@pytest.mark.parametrize("apart", [True, False])
+def test_an_answer_without_a_body(behind: bytes, reusable: bool, apart: bool) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+    answer = Answer(bodiless=True)
+    for data in (head, behind) if apart and behind else (head + behind,):
+        answer.feed(data)
+    assert (answer.take(), answer.ended, answer.reusable) == (b"", True, reusable)
+
+
 # ---- bodies of the engine --------------------------------------------------------------------------
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+import anyio
 import httpcore2
 import httpx2
 
@@ -18,7 +20,7 @@ from allm.drivers.http.failures import STALE, explain
 from allm.drivers.http.idle import Idle, recent
 from allm.drivers.http.messages import Target, Wire, head_of, wire_of
 from allm.drivers.http.routes import HttpSettings, Routes
-from allm.drivers.http.sockets import READ, WRITE
+from allm.drivers.http.sockets import READ, WRITE, readable, tune
 from allm.errors import AllmError
 from allm.limits import Timeouts
 from allm.ports import HttpHead, HttpRequest
@@ -57,12 +59,12 @@ class AsyncLine(Protocol):
         """Let go of what still reads; the socket is closed already."""
 
     def fit(self) -> bool:
-        """Whether the connection, idle until now, still seems to be open."""
+        """Whether the connection, idle until now, still seems to be open, and nothing has come on it."""
 
     def take(self, call: Call) -> None: ...
 
     def kill(self) -> None:
-        """Close the socket at once; from the loop's own thread."""
+        """Close the socket at once; from the loop's own thread. The child of a fork leaves it alone."""
 
 
 AsyncDial = Callable[[HttpSettings, Target, httpx2.Proxy | None, Call], AsyncLine]
@@ -88,6 +90,8 @@ class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
         self._joint = core.Joint()
         self._inner: Any = None
         self._closed = False
+        self._early = b""  # of an answer that began while the request was sent
+        self._process = os.getpid()
 
     async def exchange(self, wire: Wire) -> HttpHead:
         self._joint = core.Joint(wire)
@@ -110,8 +114,10 @@ class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
         return piece
 
     async def settle(self) -> bool:
-        await self._stream.aclose()
-        return bool(self._connection.is_idle()) and not core.leftover(self._connection)
+        # The engine's stream refers to its request, key and all: an idle connection must not.
+        stream, self._stream, self._body = self._stream, None, None
+        await stream.aclose()
+        return core.spent(self._connection)
 
     async def abandon(self) -> None:
         closing = getattr(self._body, "aclose", None)
@@ -120,14 +126,14 @@ class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
                 await closing()
 
     def fit(self) -> bool:
-        return not self._connection.has_expired()
+        return not _unread(self._inner)
 
     def take(self, call: Call) -> None:
         self.call = call
         call.begin()
 
     def kill(self) -> None:
-        if not self._closed:
+        if not self._closed and self._process == os.getpid():
             self._closed = True
             _sever(self._inner)
 
@@ -141,9 +147,11 @@ class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         backend = httpcore2.TrioBackend() if in_trio() else httpcore2.AnyIOBackend()
         try:
-            self._adopt(await backend.connect_tcp(host, port, self.call.left()))
+            inner = await backend.connect_tcp(host, port, self.call.left())
         except httpcore2.TimeoutException:
             raise self.call.expired() from None
+        tune(inner.get_extra_info("socket"))
+        self._adopt(inner)
         return _Bytes(self)
 
     async def secure(self, context: ssl.SSLContext, name: str | None) -> None:
@@ -162,23 +170,59 @@ class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
 
     async def receive(self, most: int) -> bytes:
         call = self.call
-        try:
-            data: bytes = await self._inner.read(most, call.left())
-        except httpcore2.TimeoutException:
-            raise call.expired() from None
+        data, self._early = self._early, b""
+        if not data:
+            try:
+                data = await self._inner.read(most, call.left())
+            except httpcore2.TimeoutException:
+                raise call.expired() from None
         call.received += len(data)
         return data
 
-    async def transmit(self, data: bytes) -> None:
-        call, connecting = self.call, self.handshakes > 0
-        for start in range(0, len(data), WRITE):
-            if not connecting:
-                call.writing()
-            await self._send(data if len(data) <= WRITE else data[start : start + WRITE], call)
-        if not connecting:
-            call.waiting()
+    async def transmit(self, data: memoryview) -> None:
+        call = self.call
+        if self.handshakes > 0:
+            await self._send(data, call)
+            return
+        if len(data) <= WRITE:
+            call.writing()
+            await self._send(data, call)
+        else:
+            await self._upload(data, call)
+        call.waiting()
 
-    async def _send(self, data: bytes, call: Call) -> None:
+    async def _upload(self, data: memoryview, call: Call) -> None:
+        """Send a long request and listen meanwhile: a server may answer, and close, before it read it all."""
+        failed: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._listen, group.cancel_scope)
+            try:
+                while data:
+                    call.writing()
+                    await self._send(data[:WRITE], call)
+                    data = data[WRITE:]
+            except Exception as exc:  # kept, as a group would wrap it
+                failed = exc
+            group.cancel_scope.cancel()
+        if data and self._early:
+            call.waiting()
+            raise httpcore2.WriteError("answered early")
+        if failed is not None:
+            raise failed
+
+    async def _listen(self, sending: anyio.CancelScope) -> None:
+        """End the sending when an answer comes. After one of 1xx, which is none yet, it goes on unheard."""
+        interim = b"HTTP/1.1 1"
+        with suppress(httpcore2.NetworkError):  # the sending finds out by itself
+            while len(self._early) < len(interim):
+                data = await self._inner.read(READ, None)
+                if not data:
+                    return
+                self._early += data
+            if not self._early.startswith(interim):
+                sending.cancel()
+
+    async def _send(self, data: memoryview, call: Call) -> None:
         try:
             await self._inner.write(data, call.left())
         except httpcore2.TimeoutException:
@@ -217,6 +261,28 @@ class _Bytes(httpcore2.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._line._inner.get_extra_info(info)
+
+
+def _unread(inner: Any) -> bool:
+    """Whether anything, or the end, has come on an httpcore2 stream and not been read from it: it may be held
+    by any of its layers, which are streams of anyio or trio, or wait in the socket."""
+    layer = getattr(inner, "_stream", None)
+    while layer is not None:
+        if _holds(layer):
+            return True
+        layer = getattr(layer, "transport_stream", None)
+    return readable(inner.get_extra_info("socket"))
+
+
+_AHEAD: Final = (("_read_bio", "pending"), ("_incoming", "pending"), ("_protocol", "read_queue"))
+
+
+def _holds(layer: Any) -> bool:
+    """Whether a layer has bytes that it read ahead; true as well where it hides them."""
+    for place, held in _AHEAD:
+        if hasattr(layer, place):
+            return bool(getattr(getattr(layer, place), held, True))
+    return not hasattr(layer, "socket")  # trio's socket stream does not read ahead
 
 
 def _sever(inner: Any) -> None:

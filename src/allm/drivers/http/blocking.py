@@ -67,8 +67,10 @@ class CoreLine(Line, httpcore2.NetworkBackend):
         return data
 
     def settle(self) -> bool:
-        self._stream.close()
-        return bool(self._connection.is_idle()) and not core.leftover(self._connection)
+        # The engine's stream refers to its request, key and all: an idle connection must not.
+        stream, self._stream, self._body = self._stream, None, iter(())
+        stream.close()
+        return core.spent(self._connection)
 
     def connect_tcp(
         self,

@@ -50,10 +50,10 @@ def parser_of(connection: Any) -> Any:
     return None
 
 
-def leftover(connection: Any) -> bool:
-    """Whether bytes beyond the answer have been read: they would be taken for the next one."""
+def spent(connection: Any) -> bool:
+    """Whether an answer has ended and nothing beyond it been read, which would be taken for the next one."""
     state = parser_of(connection)
-    return state is None or bool(state.trailing_data[0])
+    return bool(connection.is_idle()) and state is not None and not state.trailing_data[0]
 
 
 class Joint:
@@ -65,13 +65,14 @@ class Joint:
         self._begins = wire.method.encode("ascii") + b" " if wire is not None and wire.body else None
         self._head = b""
 
-    def joined(self, data: bytes) -> bytes:
-        """What is to be sent now. A proxy's own questions come before the head and begin otherwise."""
+    def joined(self, data: bytes) -> memoryview:
+        """What is to be sent now; a view, whose repr does not show the key. A proxy's own questions come
+        before the head and begin otherwise."""
         if self._begins is not None and data.startswith(self._begins):
             self._begins, self._head = None, data
-            return b""
+            return memoryview(b"")
         head, self._head = self._head, b""
-        return head + data if head else data
+        return memoryview(head + data if head else data)
 
 
 class Pieces:

@@ -6,11 +6,9 @@ Bytes are parsed where they arrive. Whoever waits is woken once for all that a t
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import os
 import socket
-import ssl
 import time
-from contextlib import suppress
 from typing import Any, Final
 
 import httpcore2
@@ -21,7 +19,7 @@ from allm.drivers.http.calls import Call, failure
 from allm.drivers.http.messages import Target, Wire, head_of
 from allm.drivers.http.parsed import Answer, bytes_of
 from allm.drivers.http.routes import HttpSettings, tls_context
-from allm.drivers.http.sockets import WRITE
+from allm.drivers.http.sockets import WRITE, numeric, readable, tune
 from allm.ports import HttpHead
 
 AHEAD: Final = 256 * 1024  # bytes that may wait for their reader before the socket has to
@@ -48,11 +46,12 @@ class LoopLine(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rings = 0.0  # when the timer does
+        self._process = os.getpid()
 
     async def exchange(self, wire: Wire) -> HttpHead:
         if self._transport is None:
             await self._open(wire.target)
-        self._answer = answer = Answer()
+        self._answer = answer = Answer(bodiless=wire.method == "HEAD")
         await self._transmit(bytes_of(wire))
         while not answer.opened:
             if answer.fault or self._lost:
@@ -67,26 +66,34 @@ class LoopLine(asyncio.Protocol):
                 raise self._lost
             await self._wait()
         self._unread = 0
-        if self._paused:
+        if self._paused and not answer.ended:
             self._paused = False
             self._transport.resume_reading()
         return data
 
     async def settle(self) -> bool:
-        return self._whole and self._answer.reusable and self.fit()
+        return self._whole and self._answer.reusable
 
     async def abandon(self) -> None:
         """Nothing is left to end where the socket is closed."""
 
     def fit(self) -> bool:
-        return self._lost is None and not self._transport.is_closing() and self._answer.reusable
+        return (
+            self._lost is None
+            and self._answer.reusable
+            and not self._paused  # what is held back may be more than the answer
+            and not self._transport.is_closing()
+            and not readable(self._transport.get_extra_info("socket"))
+        )
 
     def take(self, call: Call) -> None:
         self.call = call
         call.begin()
 
     def kill(self) -> None:
-        """Close the socket at once; from the loop's own thread."""
+        """Close the socket at once; from the loop's own thread. The child of a fork leaves it alone."""
+        if self._process != os.getpid():
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -95,51 +102,63 @@ class LoopLine(asyncio.Protocol):
         self._end(httpcore2.ReadError("closed here"))
 
     async def _open(self, target: Target) -> None:
-        """Connect to the first address that answers; each gets its share of the time that is left."""
         context = tls_context(self._settings) if target.secure else None
-        addresses = await self._addresses(target)
+        sock = await self._connect(await self._addresses(target))
+        try:
+            async with asyncio.timeout(self.call.left()):
+                await self._loop.create_connection(
+                    lambda: self, sock=sock, ssl=context, server_hostname=target.bare if context else None
+                )
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _connect(self, addresses: list[Any]) -> socket.socket:
+        """To the first address that answers; each gets its share of the time that is left."""
         last: OSError | None = None
-        for position, (family, address) in enumerate(addresses):
+        for position, (family, kind, proto, _, address) in enumerate(addresses):
             rest = self.call.left()
             try:
                 async with asyncio.timeout(None if rest is None else rest / (len(addresses) - position)):
-                    await self._loop.create_connection(
-                        lambda: self,
-                        address,
-                        target.port,
-                        family=family,
-                        ssl=context,
-                        server_hostname=target.bare if context else None,
-                    )
-                return
-            except ssl.SSLError:
-                raise
+                    return await self._dial(socket.socket(family, kind, proto), address)
             except OSError as exc:
                 last = exc
         self.call.left()
         raise httpcore2.ConnectError("no address answered") from last
 
-    async def _addresses(self, target: Target) -> list[tuple[int, str]]:
-        """Family and address of each; no thread is asked about what is an address already."""
-        with suppress(ValueError):
-            ipaddress.ip_address(target.bare)
-            return [(socket.AF_UNSPEC, target.bare)]
+    async def _dial(self, sock: socket.socket, address: Any) -> socket.socket:
+        try:
+            sock.setblocking(False)
+            await self._loop.sock_connect(sock, address)
+            tune(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _addresses(self, target: Target) -> list[Any]:
+        """As getaddrinfo tells them; no thread is asked about what is an address already."""
+        if known := numeric(target.bare, target.port):
+            return known
         try:
             async with asyncio.timeout(self.call.left()):
-                found = await self._loop.getaddrinfo(target.bare, target.port, type=socket.SOCK_STREAM)
+                return await self._loop.getaddrinfo(target.bare, target.port, type=socket.SOCK_STREAM)
         except socket.gaierror:
             raise failure("network_error", "the host name cannot be resolved", "connect") from None
-        return [(int(family), str(address[0])) for family, _, _, _, address in found]
 
-    async def _transmit(self, data: bytes) -> None:
-        call = self.call
-        for start in range(0, len(data), WRITE):
+    async def _transmit(self, data: memoryview) -> None:
+        """Send until there is an answer: a server may answer, and close, before it has read the request."""
+        call, answer = self.call, self._answer
+        while data:
             call.writing()
-            self._transport.write(data if len(data) <= WRITE else data[start : start + WRITE])
-            while self._full and self._lost is None and not self._answer.opened:
+            self._transport.write(data[:WRITE])
+            data = data[WRITE:]
+            if data:
+                await asyncio.sleep(0)  # for an answer to be read before the next write fails
+            while self._full and not (self._lost or answer.fault or answer.opened):
                 await self._wait()
-            if self._full:
-                self._whole = False  # a server may answer, and close, before it has read all
+            if self._full or self._transport.is_closing() or answer.fault or (data and answer.opened):
+                self._whole = False
                 break
         call.waiting()
 

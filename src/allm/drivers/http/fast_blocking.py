@@ -27,7 +27,7 @@ class ParsedLine(Line):
     def exchange(self, wire: Wire) -> HttpHead:
         if self._sock is None:
             self._open(wire.target)
-        self._answer = answer = Answer()
+        self._answer = answer = Answer(bodiless=wire.method == "HEAD")
         try:
             self.transmit(bytes_of(wire))
         except httpcore2.WriteError:
@@ -48,6 +48,7 @@ class ParsedLine(Line):
         return self._whole and self._answer.reusable
 
     def _open(self, target: Target) -> None:
+        context = tls_context(self._settings) if target.secure else None
         self.connect(target.bare, target.port)
-        if target.secure:
-            self.secure(tls_context(self._settings), target.bare)
+        if context is not None:
+            self.secure(context, target.bare)

@@ -18,6 +18,7 @@ from allm.drivers.http.calls import failure
 from allm.ports import HttpHead, HttpRequest
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
 Fields = list[tuple[bytes, bytes]]
 
 
@@ -45,6 +46,9 @@ class Wire(NamedTuple):
     target: Target
     fields: Fields
     body: bytes
+
+    def __repr__(self) -> str:
+        return f"<{self.method} {self.target.origin}>"
 
 
 @functools.lru_cache(maxsize=128)
@@ -78,11 +82,9 @@ def _fields(request: HttpRequest, target: Target, key: tuple[str, str] | None) -
     headers = {"host": target.host.decode("ascii"), "accept": "*/*", "accept-encoding": "gzip, deflate"}
     headers |= {name.lower(): value for name, value in request.headers.items()}
     headers.pop("transfer-encoding", None)
-    sized = bool(request.body) or request.method != "GET"
-    if sized:
-        headers.pop("content-length", None)
+    headers.pop("content-length", None)
     fields = [_field(name, value) for name, value in headers.items()]
-    if sized:
+    if request.body or request.method != "GET":
         fields.append((b"content-length", b"%d" % len(request.body)))
     if key is None:
         return fields
@@ -95,17 +97,24 @@ def _fields(request: HttpRequest, target: Target, key: tuple[str, str] | None) -
 @functools.lru_cache(maxsize=256)
 def _field(name: str, value: str) -> tuple[bytes, bytes]:
     """A header, checked. Kept, as most requests have those of the one before."""
-    if not _TOKEN.fullmatch(name) or re.search(r"[\r\n\0]", value) or not value.isascii():
+    if not _TOKEN.fullmatch(name) or _CONTROL.search(value) or not value.isascii():
         raise failure("invalid_input", f"header {name[:40]!r} cannot be sent", "input")
     return name.encode("ascii"), value.strip().encode("ascii")
 
 
 def head_of(status: int, fields: Iterable[tuple[bytes, bytes]], target: Target) -> HttpHead:
-    """The head of an answer. Raises RedirectRefusedError for 3xx."""
+    """The head of an answer.
+
+    Raises RedirectRefusedError for 3xx, and WireError where it tells its length in two ways.
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in fields:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # Readers that choose differently would disagree on where the next answer begins (RFC 9112, 6.3).
+        text = "the answer has both a content-length and a transfer-encoding"
+        raise failure("protocol_error", text, "response", status=status)
     if "date" not in headers:  # decoders have no clock, and some need the time
         headers["date"] = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
     head = HttpHead(status=status, headers=headers)

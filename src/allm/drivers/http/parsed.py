@@ -15,11 +15,11 @@ from allm.drivers.http.messages import Fields, Wire
 BARREN: Final = 100 * 1024  # bytes that may come without a head or a byte of the body
 
 
-def bytes_of(wire: Wire) -> bytes:
-    """The request as it goes on the wire."""
+def bytes_of(wire: Wire) -> memoryview:
+    """The request as it goes on the wire; a view, whose repr does not show the key."""
     lines = [b"%b %b HTTP/1.1" % (wire.method.encode("ascii"), wire.target.url.target)]
     lines += [b"%b: %b" % field for field in wire.fields]
-    return b"\r\n".join([*lines, b"", wire.body])
+    return memoryview(b"\r\n".join([*lines, b"", wire.body]))
 
 
 class Answer:
@@ -27,12 +27,23 @@ class Answer:
 
     `opened` once the head is there, `ended` once the body is; `reusable` then says whether the connection
     can serve again. `fault` is why no more can be read; what came before it is good. Answers of 1xx are
-    left out.
+    left out. `bodiless`: the head is all, as where HEAD was asked.
     """
 
-    __slots__ = ("_barren", "_parser", "_parts", "ended", "fault", "fields", "opened", "reusable", "status")
+    __slots__ = (
+        "_barren",
+        "_bodiless",
+        "_parser",
+        "_parts",
+        "ended",
+        "fault",
+        "fields",
+        "opened",
+        "reusable",
+        "status",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, bodiless: bool = False) -> None:
         self.status = 0
         self.fields: Fields = []
         self.opened = False
@@ -41,6 +52,7 @@ class Answer:
         self.fault: Exception | None = None
         self._parts: list[bytes] = []
         self._barren = 0
+        self._bodiless = bodiless
         self._parser: Any = httptools.HttpResponseParser(self)
         # What other clients take, too: there is one request on the way, and nothing to smuggle into.
         self._parser.set_dangerous_leniencies(
@@ -102,13 +114,21 @@ class Answer:
             self.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if not self.ended:
-            self.status = self._parser.get_status_code()
-            self.opened = self.status >= 200
-            self._barren = 0
+        if self.ended:
+            return
+        self.status = self._parser.get_status_code()
+        if not self._understood():
+            self._refuse("not HTTP/1.1")
+            return
+        self.opened = self.status >= 200
+        self._barren = 0
+        if self._bodiless and self.opened:
+            self._finish()
 
     def on_body(self, data: bytes) -> None:
-        if not self.ended:
+        if self.ended:
+            self.reusable = False
+        else:
             self._parts.append(data)
             self._barren = 0
 
@@ -116,5 +136,17 @@ class Answer:
         if not self.opened:
             self.fields.clear()
         elif not self.ended:
-            self.ended = True
-            self.reusable = self._parser.should_keep_alive()
+            self._finish()
+
+    def _understood(self) -> bool:
+        """What the parser lets pass and we cannot read: other versions, other codings of the transfer."""
+        codings = [value for name, value in self.fields if name.lower() == b"transfer-encoding"]
+        return (
+            self.status >= 100
+            and self._parser.get_http_version() in ("1.0", "1.1")
+            and (not codings or [coding.strip().lower() for coding in codings] == [b"chunked"])
+        )
+
+    def _finish(self) -> None:
+        self.ended = True
+        self.reusable = self._parser.should_keep_alive()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import ssl
 import urllib.request
 from typing import Any
 
 import httpx2
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from allm.drivers.http.calls import failure
 from allm.drivers.http.messages import Target
@@ -25,19 +26,30 @@ class HttpSettings(Struct, frozen=True, kw_only=True):
     trust_env: bool = True
     max_keepalive: int = 256
 
+    def __repr__(self) -> str:
+        """As usual, but without the user and password of the proxy."""
+        values = structs.asdict(self)
+        if self.proxy is not None:
+            values["proxy"] = re.sub(r"(^|//)[^/]*@", r"\1***@", self.proxy)
+        return f"HttpSettings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
 
 @functools.lru_cache(maxsize=16)
 def tls_context(settings: HttpSettings) -> ssl.SSLContext:
-    """The context is shared: loading the system's certificates costs tens of milliseconds."""
+    """The context is shared: loading the system's certificates costs tens of milliseconds.
+
+    Raises ConfigurationError where the certificates cannot be read.
+    """
     verify = settings.verify
-    if isinstance(verify, bool):
-        return httpx2.create_ssl_context(verify=verify, trust_env=settings.trust_env)
     try:
+        if isinstance(verify, bool):
+            return httpx2.create_ssl_context(verify=verify, trust_env=settings.trust_env)
         if os.path.isdir(verify):
             return ssl.create_default_context(capath=verify)
         return ssl.create_default_context(cafile=verify)
     except OSError:
-        raise failure("configuration", "the certificates named by verify= cannot be read", "input") from None
+        named = "SSL_CERT_FILE or SSL_CERT_DIR" if isinstance(verify, bool) else "verify="
+        raise failure("configuration", f"the certificates named by {named} cannot be read", "input") from None
 
 
 class Routes:

@@ -24,6 +24,21 @@ POLL: Final = 0.05  # seconds between looks at the cancel flag where a socket ca
 WRITE: Final = 256 * 1024  # bytes of a request in one write, each with a timeout of its own
 READ: Final = 64 * 1024
 _IN_PROGRESS: Final = {0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR}
+_PROBES: Final = {  # seconds, and how many; names differ by system
+    "TCP_KEEPIDLE": 60,
+    "TCP_KEEPALIVE": 60,
+    "TCP_KEEPINTVL": 60,
+    "TCP_KEEPCNT": 5,
+}
+_OPTIONS: Final = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _PROBES.items()
+        if hasattr(socket, name)
+    ),
+]
 
 
 class Line:
@@ -38,6 +53,7 @@ class Line:
         self._socks: list[socket.socket] = []  # what ends a wait when it is shut
         self._closed = False
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def exchange(self, wire: Wire) -> HttpHead:
         """Connect where needed, send the request and wait for the head."""
@@ -52,8 +68,8 @@ class Line:
         raise NotImplementedError
 
     def fit(self) -> bool:
-        """Whether the connection, idle until now, still seems to be open."""
-        return not readable(self._sock)
+        """Whether the connection, idle until now, still seems to be open, and nothing has come on it."""
+        return self._process == os.getpid() and not readable(self._sock)
 
     def connect(self, host: str, port: int) -> None:
         self._adopt(_connect(_resolve(host, port, self.call), self.call))
@@ -90,20 +106,19 @@ class Line:
         call.received += len(data)
         return data
 
-    def transmit(self, data: bytes) -> None:
+    def transmit(self, data: memoryview) -> None:
         call, connecting = self.call, self._handshakes > 0
-        view = memoryview(data)
-        while view:
+        while data:
             if not connecting:
                 call.writing()
-            view = view[self._send(view[:WRITE], call) :]
+            data = data[self._send(data[:WRITE], call) :]
         if not connecting:
             call.waiting()
 
-    def _send(self, view: memoryview, call: Call) -> int:
+    def _send(self, data: memoryview, call: Call) -> int:
         try:
             self._sock.settimeout(call.left())
-            return int(self._sock.send(view))
+            return int(self._sock.send(data))
         except TimeoutError:
             if call.phase == "response" and readable(self._sock):
                 # The server stopped reading because it has answered: the answer is read after this error.
@@ -133,13 +148,18 @@ class Line:
         call.begin(self)
 
     def interrupt(self, call: Call) -> None:
+        if self._process != os.getpid():
+            return  # it is the parent's call
         with self._lock:
             if self.call is call:
                 for sock in self._socks:
                     _shut(sock)
 
     def kill(self) -> None:
-        """Close the socket at once and wake its reader; the child of a fork uses `drop`."""
+        """Close the socket at once and wake its reader; in the child of a fork, `drop` it."""
+        if self._process != os.getpid():
+            self.drop()
+            return
         with self._lock:
             self._closed = True
             socks, self._socks = self._socks, []
@@ -156,7 +176,14 @@ class Line:
         self._socks = []
 
 
-def readable(sock: socket.socket) -> bool:
+def tune(sock: Any) -> None:
+    """Send at once, and probe: a model may think for minutes, and routers forget what is silent."""
+    for option in _OPTIONS:
+        with suppress(OSError):  # a system may know a name and refuse it
+            sock.setsockopt(*option)
+
+
+def readable(sock: Any) -> bool:
     """Whether bytes, or the end, wait in a socket."""
     try:
         if not hasattr(select, "poll"):
@@ -168,11 +195,18 @@ def readable(sock: socket.socket) -> bool:
         return True
 
 
-def _resolve(host: str, port: int, call: Call) -> list[Any]:
-    """Addresses of a host, by the deadline; names are looked up on a thread as that cannot be ended."""
+def numeric(host: str, port: int) -> list[Any]:
+    """What getaddrinfo tells of a host that is an address already; nothing of a name."""
     with suppress(ValueError):
         ipaddress.ip_address(host)
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return []
+
+
+def _resolve(host: str, port: int, call: Call) -> list[Any]:
+    """Addresses of a host, by the deadline; names are looked up on a thread as that cannot be ended."""
+    if known := numeric(host, port):
+        return known
     answer: list[Any] = []
     done = threading.Event()
 
@@ -221,7 +255,7 @@ def _dial(sock: socket.socket, address: Any, until: float | None, call: Call) ->
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(sock)
         sock.setblocking(True)
     except BaseException:
         sock.close()
