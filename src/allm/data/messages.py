@@ -22,7 +22,7 @@ class Message(Data, frozen=True, dict=True):
     value: comparisons, copies, pickles and documents are without it.
     """
 
-    _sent: ClassVar[Any] = None  # the conversation up to here as it went out (`allm.providers.conversation`)
+    _sent: ClassVar[Any] = ()  # what the conversation up to here became (`allm.providers.conversation`)
     _link: ClassVar[Any] = None  # the digest of the conversation up to here (`allm.preparing`)
 
     role: str

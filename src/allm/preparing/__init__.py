@@ -13,7 +13,7 @@ model turn, and name a word to send for a call that another model made.
 
 from __future__ import annotations
 
-from allm.preparing.fingerprints import fingerprint
+from allm.preparing.fingerprints import fingerprint, head_of
 from allm.preparing.pairing import is_paired
 from allm.preparing.reports import Change, Report
 from allm.preparing.targets import SIGNATURE, UNSIGNED_CALL, Target, same_model
@@ -27,6 +27,7 @@ __all__ = [
     "Report",
     "Target",
     "fingerprint",
+    "head_of",
     "is_paired",
     "prepare",
     "readied",

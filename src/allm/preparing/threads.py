@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -54,16 +55,38 @@ def prepare(
 
 class Ready(Struct, frozen=True):
     """Messages as a target takes them, with what was changed; `ids` and `made` have to be known to go on
-    behind them."""
+    behind them. `head` is the digest of system prompt and tools, where something in them hangs on these."""
 
     messages: tuple[Message, ...]
     changes: tuple[Change, ...] = ()
-    ids: frozenset[str] = frozenset()
+    ids: tuple[str, ...] = ()
     made: dict[str, int] = {}
+    head: str = ""
 
     @property
     def report(self) -> Report:
         return Report(self.changes) if self.changes else _NOTHING
+
+    def since(self, before: Ready) -> Ready:
+        """What is new in it, where it went on behind `before`."""
+        return Ready(
+            self.messages[len(before.messages) :],
+            self.changes[len(before.changes) :],
+            self.ids[len(before.ids) :],
+            dict(self.made.items() - before.made.items()),
+            self.head,
+        )
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Ready]) -> Ready:
+        """All of them, where each is what was new `since` the one before."""
+        return cls(
+            tuple(chain.from_iterable([piece.messages for piece in pieces])),
+            tuple(chain.from_iterable([piece.changes for piece in pieces])),
+            tuple(chain.from_iterable([piece.ids for piece in pieces])),
+            dict(chain.from_iterable([piece.made.items() for piece in pieces if piece.made])),
+            pieces[-1].head,
+        )
 
 
 def readied(
@@ -86,14 +109,13 @@ def readied(
     new = given[count:]
     if not count and _is_plain(new):
         return Ready(given)
-    head = None if system is None and tools is None else head_of(system, tools or ())
-    work = _Preparation(target, given, head, before or Ready(()))
+    work = _Preparation(target, given, system, tools, before or Ready(()))
     rows = enumerate(new, count) if is_paired(new) else paired(new, orphans, work.changes)
     for source, message in rows:
         work.add(source, message)
     work.end()
     messages = tuple(work.done) if work.changes else given
-    return Ready(messages, tuple(work.changes), frozenset(work.ids), work.made)
+    return Ready(messages, tuple(work.changes), tuple(work.ids), work.made, work.head)
 
 
 def _is_plain(messages: Sequence[Message]) -> bool:
@@ -113,15 +135,24 @@ class _Preparation:
     what an earlier run made of the messages before the first row.
     """
 
-    def __init__(self, target: Target, given: Sequence[Message], head: str | None, before: Ready) -> None:
+    def __init__(
+        self,
+        target: Target,
+        given: Sequence[Message],
+        system: str | None,
+        tools: Iterable[ToolSpec] | None,
+        before: Ready,
+    ) -> None:
         self.changes = [*before.changes]
         self.done = [*before.messages]
-        self.ids = {*before.ids}
+        self.ids = dict.fromkeys(before.ids)  # in the order of the calls
         self.made = {**before.made}
+        self.head = before.head
         self._target = target
         self._rules = target._rules
         self._given = given
-        self._head = head
+        self._system = system
+        self._tools = tools
         self._chain: Chain | None = None  # over the first `_chained` messages of `done`
         self._chained = 0
         self._stored: dict[int, tuple[str, str]] | None = None  # digests of what was given before a turn
@@ -279,7 +310,7 @@ class _Preparation:
             while id in self.ids or self._rules.call_id.fullmatch(id) is None:
                 count = self.made[old] = self.made.get(old, 0) + 1
                 id = (self._rules.id_prefix + digest_of(encoded(f"{count}:{old}")))[: self._rules.id_length]
-        self.ids.add(id)
+        self.ids[id] = None
         return id
 
     def _stripped(self, part: Part, stale: bool) -> dict[str, Any]:
@@ -328,11 +359,18 @@ class _Preparation:
         if not prefixes:
             return False
         halves = [prefix.partition(":") for prefix in prefixes]
-        if self._head is not None and any(head != self._head for head, _, _ in halves):
+        if not self._has_heads({head for head, _, _ in halves}):
             return True
         return self._follows_new_system(source) or not self._holds(
             source, {before for _, _, before in halves}
         )
+
+    def _has_heads(self, heads: set[str]) -> bool:
+        """Whether they are the digest of the system prompt and the tools; without both, any is."""
+        if self._system is None and self._tools is None:
+            return True
+        self.head = self.head or head_of(self._system, self._tools or ())
+        return heads == {self.head}
 
     def _follows_new_system(self, source: int) -> bool:
         """Whether a system message that came after the turn is now sent before it."""
