@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 from time import process_time
 
@@ -113,6 +114,41 @@ def test_events_before_the_cap_are_given_first() -> None:
 
 def test_many_small_events_are_not_one_large_one() -> None:
     assert len(split(b"data: a\n\n" * 1000, limit=100)) == 1000
+
+
+READS = {
+    "one byte": b"a",
+    "three bytes": b"abc",
+    "lines of LF": b"a\n",
+    "lines of CRLF": b"a\r\n",
+    "many lines of CRLF": b"ab\r\n" * 2048,
+    "half the limit": b"a" * (1 << 15),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("ends", [True, False], ids=["ends in time", "too large"])
+def test_memory_is_bounded_by_the_limit(name: str, ends: bool) -> None:
+    """Whatever the reads are: each is an object of its own, which nobody keeps."""
+    limit, read = 1 << 16, READS[name]
+    splitter = EventSplitter(limit)
+
+    def feed(times: int) -> None:
+        for _ in range(times):
+            splitter.feed(bytes(bytearray(read)))
+
+    tracemalloc.start()
+    try:
+        if ends:
+            feed((limit - 1) // len(read))
+            assert len(splitter.feed(b"\n\n")) == 1
+        else:
+            with pytest.raises(LimitExceededError):
+                feed(limit + 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * limit
 
 
 def seconds(size: int, step: int) -> float:

@@ -19,16 +19,15 @@ class EventSplitter:
 
     `limit` is the size of one block in bytes.
 
-    The work is linear in the bytes whatever the reads are: unfinished bytes are kept in pieces and
-    joined once, when the end of an event has come.
+    Whatever the reads are, the work is linear in the bytes and memory at most about twice the limit and a
+    read: unfinished bytes wait in one buffer and are looked at again once, when the end of an event has come.
     """
 
-    __slots__ = ("_after_cr", "_head", "_limit", "_overflow", "_pieces", "_size")
+    __slots__ = ("_after_cr", "_head", "_limit", "_overflow", "_waiting")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._waiting = bytearray()
         self._head: bytes | None = b""  # the first bytes, until they are known to be a BOM or not
         self._after_cr = False
         self._overflow = False
@@ -51,8 +50,8 @@ class EventSplitter:
         """What is left when the body has ended."""
         if self._overflow:
             raise self._too_large()
-        rest = (self._head or b"") + b"".join(self._pieces)
-        self._head, self._pieces, self._size = None, [], 0
+        rest = (self._head or b"") + bytes(self._waiting)
+        self._head, self._waiting = None, bytearray()
         return [rest] if rest else []
 
     def _skip_bom(self, data: bytes) -> bytes:
@@ -71,26 +70,23 @@ class EventSplitter:
         if self._after_cr and data.startswith(b"\n"):
             data = data[1:]
         self._after_cr = ends_in_cr
-        lines = data.splitlines()  # of bytes: at LF, CRLF and CR, at nothing else
-        if data.endswith((b"\n", b"\r")):
-            lines.append(b"")
-        return b"\n".join(lines)
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _blocks(self, data: bytes) -> list[bytes]:
-        pieces = self._pieces
-        joined = bool(pieces) and data.startswith(b"\n") and pieces[-1].endswith(b"\n")
+        waiting = self._waiting
+        joined = waiting and data.startswith(b"\n") and waiting.endswith(b"\n")
         if not joined and b"\n\n" not in data:
-            pieces.append(data)
-            self._size += len(data)
-            if self._size > self._limit:
+            if len(waiting) + len(data) > self._limit:
                 raise self._too_large()
+            waiting += data
             return []
-        if pieces:
-            pieces.append(data)
-            data = b"".join(pieces)
+        if waiting:
+            data = b"".join((waiting, data))
+            waiting.clear()
         blocks = data.split(b"\n\n")
         rest = blocks.pop()
-        self._pieces, self._size = ([rest] if rest else []), len(rest)
+        if rest:
+            waiting += rest
         if len(data) > self._limit:
             return self._within_limit(blocks, rest)
         return blocks
@@ -105,7 +101,7 @@ class EventSplitter:
         return blocks
 
     def _too_large(self) -> LimitExceededError:
-        self._overflow, self._pieces = True, []
+        self._overflow, self._waiting = True, bytearray()
         return LimitExceededError(f"one server-sent event is larger than {self._limit} bytes")
 
 
