@@ -179,9 +179,8 @@ def test_a_child_does_not_end_the_parents_answer(kind: str, end: str) -> None:
     with serving(halved(go)) as server:
         body = transport_for(NO_ENV, kind).open(post(server.url), EASY)
         assert body.read(20) == b"hello"
-        body._line._lock.acquire()  # as if another thread had held it
-        in_a_child(getattr(body, end))
-        body._line._lock.release()
+        with body._line._lock:  # as if another thread held it
+            in_a_child(getattr(body, end))
         go.set()
         assert body.read(20) == b"world"
         assert body.read(20) == b""
