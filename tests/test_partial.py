@@ -531,6 +531,16 @@ def test_after_some_events_it_goes_on_from_there(face: Face) -> None:
     assert values[-1] == msgspec.json.decode(TEXT, type=Recipe)
 
 
+def test_asked_for_in_the_second_pass_it_does_not_wait_for_another() -> None:
+    engine = fake([{"text": "Let me think."}], [{"text": cut(TEXT)}])
+    stream = allm.stream(engine, "?", response_format=Recipe, structured_finalize=True)
+    while not (type(event := next(stream)) is TextDelta and event.text.startswith("{")):
+        pass
+    *values, final = stream.partial(Recipe)
+    assert len(values) > 1
+    assert final == msgspec.json.decode(TEXT, type=Recipe)
+
+
 def test_a_stream_that_was_read_gives_the_value_alone() -> None:
     stream = allm.stream_generate(fake([{"text": TEXT}]), "?", response_format=Recipe)
     response = stream.result()

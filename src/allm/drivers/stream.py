@@ -122,7 +122,8 @@ class _Run(Generic[R]):
         from allm.partial import PartialAnswer
 
         output = self._plan.output
-        answer = PartialAnswer(type, output.root if output else None, bool(output and output.finalize))
+        first_pass = bool(output and output.finalize) and self._fold.halted is None
+        answer = PartialAnswer(type, output.root if output else None, first_pass)
         answer.feed(self._fold.turn.message.text)
         return answer
 

@@ -116,7 +116,7 @@ class Exchange(Struct, eq=False):
 def begun(request: HttpRequest, key_header: tuple[str, str] | None) -> Exchange:
     """The exchange that `request` starts, cleaned of what `key_header` and the body hold of keys."""
     body = _json(request.body)
-    key = key_header[1].rpartition(" ")[2] if key_header is not None else ""
+    key = str(key_header[1]).rpartition(" ")[2] if key_header is not None else ""
     secrets = {key, *_labelled(body)} if body is not UNSET else {key}
     kept = tuple(sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True))
     url, headers = cleaned(_url(request.url), kept), _headers(request.headers, kept)
