@@ -281,7 +281,7 @@ class RunFold:
         if take is not None:
             if kind is MessageStarted:
                 self._new_turn(begun=True)
-                self.asked, self.halted = event.asked, event.halted  # type: ignore[union-attr]
+                self.asked, self.halted = event.asked, event.halted  # type: ignore[union-attr]  # by its kind
             elif not self.in_turn:
                 if kind is Retrying or kind is RawChunk:  # of no turn: it comes between two
                     return

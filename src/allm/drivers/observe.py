@@ -53,36 +53,34 @@ class Spans:
         self._told = False
 
     def before(self, effect: Effect[Any]) -> None:
-        kind = type(effect)
-        if kind is NewId:
+        if isinstance(effect, NewId):
             return
         self._begin_run(self._run.id)
-        if kind is OpenHttp or kind is OpenEvents:
+        if isinstance(effect, OpenHttp | OpenEvents):
             self._end(self._model, ok=False)
-            self._model = effect.id if kind is OpenHttp else effect.ctx.id  # type: ignore[attr-defined]
-            ref = self._asked(effect.route)  # type: ignore[attr-defined]
+            self._model = effect.id if isinstance(effect, OpenHttp) else effect.ctx.id
+            ref = self._asked(effect.route)
             self._begin("model", self._model, ref.id, provider=ref.provider, model=ref.id)
-        elif kind is StartTool:
-            self._tools[effect.position] = effect.id  # type: ignore[attr-defined]
-            self._begin("tool", effect.id, effect.call.name)  # type: ignore[attr-defined]
-        elif kind is CallHook:
-            self._begin("hook", effect.id, effect.id.split("/")[-2])  # type: ignore[attr-defined]
+        elif isinstance(effect, StartTool):
+            self._tools[effect.position] = effect.id
+            self._begin("tool", effect.id, effect.call.name)
+        elif isinstance(effect, CallHook):
+            self._begin("hook", effect.id, effect.id.split("/")[-2])
 
     def after(self, effect: Effect[Any], reply: Any) -> None:
-        kind = type(effect)
-        if kind is NewId:
+        if isinstance(effect, NewId):
             self._begin_run(reply)
-        elif kind is OpenHttp:
+        elif isinstance(effect, OpenHttp):
             self._open[self._model] = replace(self._open[self._model], status=reply.status)
-        elif kind is CloseBody:
-            self._end(self._model, ok=effect.whole)  # type: ignore[attr-defined]
-        elif kind is NextTool:
+        elif isinstance(effect, CloseBody):
+            self._end(self._model, ok=effect.whole)
+        elif isinstance(effect, NextTool):
             self._end(self._tools.pop(reply.position, ""), ok=reply.error is None, error=reply.error)
-        elif kind is CallHook:
-            self._end(effect.id, ok=True)  # type: ignore[attr-defined]
+        elif isinstance(effect, CallHook):
+            self._end(effect.id, ok=True)
 
     def failed(self, effect: Effect[Any], error: BaseException) -> None:
-        id = effect.id if type(effect) is CallHook else self._model
+        id = effect.id if isinstance(effect, CallHook) else self._model
         self._end(id, ok=False, error=error)
 
     def close(self, complete: bool, error: ErrorInfo | None) -> None:

@@ -231,7 +231,8 @@ class Stream(_Run[R], Iterator[Event]):
             else:
                 item = loop.send(reply)
         if type(item) is not ports.batch:
-            return item  # type: ignore[no-any-return]
+            alone: Event = item
+            return alone
         self._come(item)
         return next(self._ready)
 
@@ -411,7 +412,8 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
         except StopIteration:
             return None
         if type(item) is not ports.batch:
-            return item  # type: ignore[no-any-return]
+            alone: Event = item
+            return alone
         self._come(item)
         return next(self._ready)
 

@@ -102,7 +102,8 @@ class TaskPorts:
         if opened is None:
             raise CancelledError("the stream was cancelled")
         self.body = opened
-        return opened.head  # type: ignore[no-any-return]
+        head: HttpHead = opened.head
+        return head
 
     def _opening(self, interrupt: Callable[[], None]) -> None:
         self.interrupt = interrupt

@@ -87,9 +87,8 @@ class _Hop(Struct, frozen=True):
 
     def shifted(self, event: Event) -> Event:
         """The event with its place and its usage counted over the whole turn."""
-        kind = type(event)
-        if kind is UsageReported and self.spent is not None:
-            return UsageReported(self.spent.plus(event.usage))  # type: ignore[union-attr]
+        if isinstance(event, UsageReported) and self.spent is not None:
+            return UsageReported(self.spent.plus(event.usage))
         index = getattr(event, "index", None)
         return event if index is None or not self.offset else replace(event, index=index + self.offset)
 

@@ -86,7 +86,7 @@ def _model_hook(extra: dict[str, Any], taken: set[str]) -> Callable[[type], dict
 
     def hook(type: Any) -> dict[str, Any]:
         if not _is_model(type):
-            raise NotImplementedError
+            raise NotImplementedError  # so msgspec is told that a hook does not know a type
         schema: dict[str, Any] = dict(type.model_json_schema())
         inner = schema.pop("$defs", {})
         names = {name: _free_name(name, inner[name], extra, taken) for name in inner}

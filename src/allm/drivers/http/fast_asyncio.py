@@ -54,8 +54,9 @@ class LoopLine(asyncio.Protocol):
         self._answer = answer = Answer(bodiless=wire.method == "HEAD")
         await self._transmit(bytes_of(wire))
         while not answer.opened:
-            if answer.fault or self._lost:
-                raise answer.fault or self._lost  # type: ignore[misc]
+            why = answer.fault or self._lost
+            if why is not None:
+                raise why
             await self._wait()
         return head_of(answer.status, answer.fields, wire.target)
 

@@ -80,6 +80,6 @@ class Routes:
     def _bypassed(self, target: Target) -> bool:
         if "no" in self._proxies:
             host = target.origin.partition("//")[2]
-            listed: Any = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
+            listed: Any = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # public, though not in typeshed
             return bool(listed(host, self._proxies) or listed(target.bare, self._proxies))
         return bool(urllib.request.proxy_bypass(target.bare))
