@@ -7,6 +7,7 @@ reads payloads. Nothing here knows a provider.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -176,7 +177,7 @@ class OpenCall:
         events.append(ToolCallCompleted(call, self.index))
 
 
-class Turn:
+class Turn(ABC):
     """What one answer has said so far: the base of each dialect's reader.
 
     A dialect implements `read` for a payload of a stream, `read_whole` for one JSON body, `missing` and
@@ -200,28 +201,28 @@ class Turn:
         gives the first block that is anything else, for `read`, or `None` at the end."""
         return next(blocks, None)
 
+    @abstractmethod
     def read(self, name: str | None, data: bytes) -> list[Event]:
         """The events of one payload; `name` is the name of the server-sent event."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_whole(self, data: bytes) -> list[Event]:
         """The events of an answer that came as one JSON body."""
-        raise NotImplementedError
 
     @property
     def may_end(self) -> bool:
         """Whether all that an answer needs has come, though the provider has not marked its end."""
         return False
 
+    @abstractmethod
     def missing(self, marked: bool) -> str | None:
         """Why the answer is not whole although the body has ended, or `None` where it is.
 
         `marked`: the body ended with `[DONE]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def complete(self, request_id: str | None) -> list[Event]:
         """The events that end a whole answer."""
-        raise NotImplementedError
 
     def reported(self) -> list[UsageReported]:
         """What was used so far, where it is known: told of failed answers too."""

@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any, Final
 
@@ -41,7 +42,7 @@ _OPTIONS: Final = [
 ]
 
 
-class Line:
+class Line(ABC):
     """A connection: its socket, and the call that uses it now. What reads answers is a subclass."""
 
     def __init__(self, key: str, call: Call, handshakes: int) -> None:
@@ -55,17 +56,17 @@ class Line:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
+    @abstractmethod
     def exchange(self, wire: Wire) -> HttpHead:
         """Connect where needed, send the request and wait for the head."""
-        raise NotImplementedError
 
+    @abstractmethod
     def more(self) -> bytes:
         """What has come of the body, in one piece; waits for the first byte; b"" at its end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settle(self) -> bool:
         """The body has ended: whether the connection can serve again."""
-        raise NotImplementedError
 
     def fit(self) -> bool:
         """Whether the connection, idle until now, still seems to be open, and nothing has come on it."""
