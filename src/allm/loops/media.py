@@ -33,6 +33,7 @@ from allm.ports import KeyRule
 from allm.validation import validate
 
 T = TypeVar("T")
+Asked = TypeVar("Asked", bound=ImageRequest | EmbeddingRequest)
 
 MediaResponse = ImageResponse | EmbeddingResponse
 MediaLoop = Generator[Any, Any, T]
@@ -65,28 +66,30 @@ def media_plan(
     check_kinds(options, KINDS)
     model_text(options.get("model"))
     adapter, ref = _placed(kind, engine, slot, options.get("model") or request.model)
-    fields = {name: options[name] for name in request.__struct_fields__ if name in options}
-    for name in ("options", "metadata"):
-        if name in fields:
-            fields[name] = {**getattr(request, name), **fields[name]}
-    request = replace(request, **{**fields, "model": ref.id or None})
+    request = _filled(request, options, ref)
     validate(request)
     if load is not None and isinstance(request, ImageRequest):
         request = load(request)
+    shown = {"include_raw_chunks": True, "raise_on_error": options.get("raise_on_error", True)}
     plan = Plan(
         request=Request(model=request.model),
         media=request,
         base=Thread(),
         tools={},
-        view=view_of(
-            engine,
-            options,
-            {"include_raw_chunks": True, "raise_on_error": options.get("raise_on_error", True)},
-        ),
+        view=view_of(engine, options, shown),
         max_concurrency=options.get("concurrency", 1),
         **settle(engine, adapter, ref, options),
     )
     return plan, key_ring(engine, options, _key_rule(plan))
+
+
+def _filled(request: Asked, options: Mapping[str, Any], ref: ModelRef) -> Asked:
+    """The request with what the options say, over what it says itself; maps are joined."""
+    fields = {name: options[name] for name in request.__struct_fields__ if name in options}
+    for name in ("options", "metadata"):
+        if name in fields:
+            fields[name] = {**getattr(request, name), **fields[name]}
+    return replace(request, **{**fields, "model": ref.id or None})
 
 
 def _key_rule(plan: Plan) -> KeyRule | None:

@@ -164,21 +164,27 @@ def make_plan(
         warnings=warnings if output is None else warnings + output.warnings,
         output=output,
         view=view_of(engine, options, {name: loop.pop(name) for name in _VIEW if name in loop}),
-        tool_timeout=loop.pop("tool_timeout", settled["timeouts"].tool),
-        tool_executor=first_given(options.get("tool_executor"), engine.tool_executor),
-        tool_result_encoder=first_given(options.get("tool_result_encoder"), engine.tool_result_encoder),
         context={**engine.context, **(session_context or {}), **options.get("context", {})},
-        halt_when=options.get("halt_when"),
         session_id=options.get("session_id", session_id),
         revision=revision,
         progress=progress,
-        middleware=_middleware(engine, options),
         budget=budget,
+        **_hooks(engine, options),
         **settled,
-        **loop,
+        **{"tool_timeout": settled["timeouts"].tool, **loop},
     )
     ring = key_ring(engine, options, getattr(adapter, "key", None) if first is None else first.key)
     return _with_fallbacks(plan, ring, asked, options), ring
+
+
+def _hooks(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a plan that hold code of the user."""
+    return {
+        "tool_executor": first_given(options.get("tool_executor"), engine.tool_executor),
+        "tool_result_encoder": first_given(options.get("tool_result_encoder"), engine.tool_result_encoder),
+        "halt_when": options.get("halt_when"),
+        "middleware": _middleware(engine, options),
+    }
 
 
 def check_engine(engine: Any) -> None:
