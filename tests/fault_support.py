@@ -9,8 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 import allm
 from allm.errors import KINDS
+from tests.four_dialects import DIALECTS
 
 PATH = Path(os.environ.get("ALLM_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SERVER = PATH / "tools" / "faultserver.py"
@@ -28,6 +31,19 @@ def load() -> ModuleType | None:
         sys.modules["faultserver"] = module
         spec.loader.exec_module(module)
     return sys.modules["faultserver"]
+
+
+def cases(*groups: str) -> list[Any]:
+    """Parameters `dialect`, `scenario` and `mode` for all that the server does in these groups."""
+    server = load()
+    return [
+        pytest.param(dialect, scenario, mode, id=f"{dialect.name}-{scenario['name']}-{mode}")
+        for dialect in DIALECTS
+        for scenario in (server.listing() if server is not None else ())
+        if scenario["group"] in groups
+        for mode in ("stream", "plain")
+        if scenario["modes"] in (mode, "both")
+    ]
 
 
 _EXPECTED = {"s500_html": "error:status:502"}  # listed as 500, sent as 502

@@ -10,19 +10,11 @@ import pytest
 
 import allm
 from tests.faces import Face
-from tests.fault_support import load
-from tests.four_dialects import DIALECTS, Dialect
+from tests.fault_support import cases, load
+from tests.four_dialects import Dialect
 
 server = load()
 pytestmark = pytest.mark.skipif(server is None, reason="the fault server is not beside the checkout")
-SCENARIOS = [] if server is None else [s for s in server.listing() if s["group"] == "tools"]
-CASES = [
-    pytest.param(dialect, scenario, mode, id=f"{dialect.name}-{scenario['name']}-{mode}")
-    for dialect in DIALECTS
-    for scenario in SCENARIOS
-    for mode in ("stream", "plain")
-    if scenario["modes"] in (mode, "both")
-]
 TURNS = 4
 
 
@@ -75,7 +67,7 @@ def faults() -> Iterator[Any]:
         yield running
 
 
-@pytest.mark.parametrize(("dialect", "scenario", "mode"), CASES)
+@pytest.mark.parametrize(("dialect", "scenario", "mode"), cases("tools"))
 def test_scenario(face: Face, faults: Any, dialect: Dialect, scenario: dict[str, Any], mode: str) -> None:
     name = scenario["name"]
     ran: list[str] = []

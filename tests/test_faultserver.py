@@ -10,20 +10,12 @@ import pytest
 
 import allm
 from tests.faces import WAYS, Way
-from tests.fault_support import expectation, load, verdicts
-from tests.four_dialects import DIALECTS, Dialect
+from tests.fault_support import cases, expectation, load, verdicts
+from tests.four_dialects import Dialect
 
 server = load()
 pytestmark = pytest.mark.skipif(server is None, reason="the fault server is not beside the checkout")
 GROUPS = ("baseline", "framing", "types", "status")
-SCENARIOS = [] if server is None else [s for s in server.listing() if s["group"] in GROUPS]
-CASES = [
-    pytest.param(dialect, scenario, mode, id=f"{dialect.name}-{scenario['name']}-{mode}")
-    for dialect in DIALECTS
-    for scenario in SCENARIOS
-    for mode in ("stream", "plain")
-    if scenario["modes"] in (mode, "both")
-]
 # Patience for what never ends or stalls: less than for what only comes slowly.
 SHORT = allm.Timeouts(idle=0.4, request=0.6)
 SMALL = allm.Limits(event=1 << 20, body=1 << 22)
@@ -57,7 +49,7 @@ def weather(city: str, days: int) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize(("dialect", "scenario", "mode"), CASES)
+@pytest.mark.parametrize(("dialect", "scenario", "mode"), cases(*GROUPS))
 def test_scenario(faults: Any, dialect: Dialect, scenario: dict[str, Any], mode: str, way: Way) -> None:
     engine = engine_for(faults, dialect, scenario, mode, way)
     result: allm.Response | allm.AllmError
