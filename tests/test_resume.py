@@ -371,19 +371,23 @@ with allm.sessions.stream_resume(engine, session, max_concurrency=1) as events:
 """
 
 
-def in_another_process(
-    session: allm.Session, dies_in: str, policy: str, turn: int
-) -> tuple[int, list[str], list[Event]]:
-    """Exit status, keys of the tools that ran, and the events that came out."""
+def in_a_process(program: str, *arguments: str, input: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parent.parent
     path = os.pathsep.join([str(root), str(Path(allm.__file__).parent.parent)])
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, dies_in, policy, str(turn)],
-        input=allm.to_json(session),
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        input=input,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
     )
+
+
+def in_another_process(
+    session: allm.Session, dies_in: str, policy: str, turn: int
+) -> tuple[int, list[str], list[Event]]:
+    """Exit status, keys of the tools that ran, and the events that came out."""
+    done = in_a_process(PROGRAM, dies_in, policy, str(turn), input=allm.to_json(session))
     return done.returncode, done.stderr.split(), [allm.from_json(line) for line in done.stdout.splitlines()]
 
 
@@ -401,6 +405,38 @@ def test_a_process_is_killed_and_another_goes_on(policy: str) -> None:
     assert isinstance(last, allm.ChatCompleted)
     roles = " ".join(message.role for message in last.result.thread.messages[2:])
     assert roles == "user assistant tool tool tool assistant tool assistant"
+
+
+EVERY_CUT = """
+import sys
+import allm
+from tests.faces import FACES
+from tests.test_resume import TWO_TURNS, run
+
+face = next(face for face in FACES if face.name == sys.argv[1])
+for line in sys.stdin:
+    turns, stored = line.split(" ", 1)
+    rest = run(
+        face, TWO_TURNS[int(turns):], "resume", allm.from_json(stored), policy="retry", max_concurrency=1
+    )
+    print(" ".join(key for _, key in rest.tools.keys))
+    print(allm.to_json(rest.turn.session))
+"""
+
+
+def test_every_cut_goes_on_in_another_process(face: Face) -> None:
+    """Cut anywhere, stored, loaded where nothing of the first run is left: same thread, each tool once."""
+    whole = run(face, TWO_TURNS, "resume", BEFORE.append_user("go"), policy="retry", max_concurrency=1)
+    cuts = [whole.events[:size] for size in range(len(whole.events) + 1)]
+    sessions = [folded(BEFORE.append_user("go"), events) for events in cuts]
+    open_ones = [place for place, session in enumerate(sessions) if session.status == "interrupted"]
+    assert len(open_ones) >= len(whole.events) - 1
+    lines = [f"{asked(cuts[place])} {allm.to_json(sessions[place])}" for place in open_ones]
+    printed = in_a_process(EVERY_CUT, face.name, input="\n".join(lines)).stdout.splitlines()
+    for place, keys, stored in zip(open_ones, printed[::2], printed[1::2], strict=True):
+        assert allm.from_json(stored, allm.Session).thread == whole.turn.session.thread
+        before = [key for call_id, key in whole.tools.keys if call_id in ended(cuts[place])]
+        assert [*before, *keys.split()] == [key for _, key in whole.tools.keys]
 
 
 # Approvals
