@@ -326,3 +326,39 @@ def test_options_of_the_wrong_kind_are_named_before_anything_is_sent(name: str, 
     with pytest.raises(allm.ValidationError) as caught:
         allm.stream(allm.Engine("fake"), "hi", **{name: value})
     assert [path for path, _ in caught.value.errors] == [name]
+
+
+def test_every_level_is_read_anew_for_each_call_of_an_engine() -> None:
+    """What an engine decides by itself is kept with it; the levels around it may have changed since."""
+    engine = allm.Engine("fake:m", params={"seed": 1})
+
+    def temperature(given: Any = "hi", **options: Any) -> float | None:
+        plan = make_plan(engine, given, options)[0]
+        assert plan.request.seed == 1
+        return plan.request.temperature
+
+    assert temperature() is None
+    assert temperature(temperature=0.5) == 0.5
+    assert temperature(allm.Request(messages=(allm.user("hi"),), temperature=0.25)) == 0.25
+    allm.configure(params={"temperature": 0.75})
+    assert temperature() == 0.75
+    allm.configure()
+    assert temperature() is None
+    assert make_plan(engine.merge(params={"seed": 2}), "hi", {})[0].request.seed == 2
+    assert engine == allm.Engine("fake:m", params={"seed": 1})
+
+
+def test_a_provider_that_is_registered_anew_is_asked_by_engines_that_have_called_the_old_one() -> None:
+    engine = allm.Engine("changing:m")
+    for adapter in (FakeAdapter([HELLO]), FakeAdapter([HELLO])):
+        allm.register_provider("changing", [adapter].pop)
+        assert make_plan(engine, "hi", {})[0].adapter is adapter
+
+
+def test_calls_of_an_engine_share_no_context() -> None:
+    engine = allm.Engine("fake:m", context={"tenant": "a"})
+    make_plan(engine, "hi", {})[0].context["tenant"] = "b"
+    assert make_plan(engine, "hi", {"context": {"user": "c"}})[0].context == {"tenant": "a", "user": "c"}
+    assert make_plan(engine, "hi", {"session_id": "s"})[0].session_id == "s"
+    assert make_plan(engine, "hi", {})[0].context == {"tenant": "a"}
+    assert make_plan(engine, "hi", {})[0].session_id is None

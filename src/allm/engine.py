@@ -161,7 +161,18 @@ class EngineFields(TypedDict, total=False):
     trusted: bool
 
 
-class Engine:
+class _Keeping:
+    """What was worked out of an object that never changes, kept with it; no part of its value."""
+
+    __slots__ = ("_kept",)
+
+    _kept: Any
+
+    def _keep(self, value: Any) -> None:
+        object.__setattr__(self, "_kept", value)
+
+
+class Engine(_Keeping):
     """How calls are made: model, adapter, tools, parameters, policies. Immutable, comparable, shareable.
 
     >>> engine = Engine("anthropic:claude-sonnet-5-5", params={"temperature": 0})
@@ -245,6 +256,7 @@ class Engine:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        self._keep(None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"an Engine is immutable; use engine.merge({name}=...)")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -74,6 +74,8 @@ def _hidden(text: bool, tools: bool, raw: bool) -> frozenset[type[Any]]:
 
 
 _VIEW = frozenset(View.__struct_fields__)
+_NOTHING_SAID: Final = Thread()
+_OF_A_RUN: Final = frozenset({"api_key", "context", "session_id"})  # options that decide nothing else
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -145,36 +147,74 @@ def make_plan(
     given, base = read_input(input)
     if load is not None and _has_files(base.messages):
         base = load(base)
-    adapter, ref = _placed(engine, given, options)
-    tools = {item.name: item for item in _tools(engine, given, options)}
-    asked, shape = _request(engine, given, _opening(base, progress), ref, tools, options)
+    plan, shape, finishing = _template(engine, *_placed(engine, given, options), given, options)
+    asked = replace(plan.request, messages=_opening(base, progress).messages)
     validate(asked)
-    loop = _loop_options(engine, options, tools)
-    budget = _of_first("budget", engine, options)
-    settled = settle(engine, adapter, ref, options, budget, loop.pop("orphans", "answer"))
-    ctx: CallContext = settled["ctx"]
-    request, warnings = _adapted(adapter, asked, ctx, loop.get("on_unsupported", "adapt"))
-    request, output = _shaped(adapter, request, ctx, layer, shape, loop)
+    adapter, ctx, unsupported = plan.adapter, plan.ctx, plan.on_unsupported
+    request, warnings = _adapted(adapter, asked, ctx, unsupported)
+    request, output = _shaped(adapter, request, ctx, layer, shape, finishing, unsupported)
     first = adapter.encode(request, ctx) if hasattr(adapter, "encode") else None  # what it refuses raises
-    plan = Plan(
+    plan = replace(
+        plan,
         request=request,
         base=base,
-        tools=tools,
         first=first,
         warnings=warnings if output is None else warnings + output.warnings,
         output=output,
-        view=view_of(engine, options, {name: loop.pop(name) for name in _VIEW if name in loop}),
         context={**engine.context, **(session_context or {}), **options.get("context", {})},
         session_id=options.get("session_id", session_id),
         revision=revision,
         progress=progress,
+    )
+    ring = key_ring(engine, options, getattr(adapter, "key", None) if first is None else first.key)
+    return _with_fallbacks(plan, ring, asked, options), ring
+
+
+class Template(NamedTuple):
+    """What engine and options decide, whatever is asked: a plan whose request has no messages.
+
+    `shape` is the response format as it was given, which may be a Python type, `finishing` the options of a
+    structured answer.
+    """
+
+    plan: Plan
+    shape: Any
+    finishing: dict[str, Any]
+
+
+def _template(
+    engine: Engine, adapter: Any, ref: ModelRef, given: Request | None, options: Mapping[str, Any]
+) -> Template:
+    """What an engine decides by itself is the same for each call, and kept with it."""
+    if not _OF_A_RUN.issuperset(options) or given is not None or application:
+        return _decided(engine, adapter, ref, given, options)
+    kept: Template | None = engine._kept
+    if kept is None or kept.plan.adapter is not adapter:
+        kept = _decided(engine, adapter, ref, given, options)
+        engine._keep(kept)
+    return kept
+
+
+def _decided(
+    engine: Engine, adapter: Any, ref: ModelRef, given: Request | None, options: Mapping[str, Any]
+) -> Template:
+    tools = {item.name: item for item in _tools(engine, given, options)}
+    request, shape = _request(engine, given, ref, tools, options)
+    loop = _loop_options(engine, options, tools)
+    budget = _of_first("budget", engine, options)
+    settled = settle(engine, adapter, ref, options, budget, loop.pop("orphans", "answer"))
+    finishing = {name: loop.pop(name) for name in _OUTPUT_OPTIONS if name in loop}
+    plan = Plan(
+        request=request,
+        base=_NOTHING_SAID,
+        tools=tools,
+        view=view_of(engine, options, {name: loop.pop(name) for name in _VIEW if name in loop}),
         budget=budget,
         **_hooks(engine, options),
         **settled,
         **{"tool_timeout": settled["timeouts"].tool, **loop},
     )
-    ring = key_ring(engine, options, getattr(adapter, "key", None) if first is None else first.key)
-    return _with_fallbacks(plan, ring, asked, options), ring
+    return Template(plan, shape, finishing)
 
 
 def _hooks(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,12 +404,11 @@ def _tools(engine: Engine, given: Request | None, options: Mapping[str, Any]) ->
 def _request(
     engine: Engine,
     given: Request | None,
-    base: Thread,
     ref: ModelRef,
     tools: Mapping[str, Tool],
     options: Mapping[str, Any],
 ) -> tuple[Request, Any]:
-    """The template, and its response format as it was given, which may be a Python type."""
+    """The request without its messages, and its response format as it was given."""
     own = {} if engine.system is None else {"system": engine.system}
     levels: tuple[Mapping[str, Any], ...] = (
         application.get("params", {}),
@@ -388,7 +427,7 @@ def _request(
     shape = fields.get("response_format")
     fields["response_format"] = response_format(shape)
     specs = tuple([item.spec for item in tools.values()])
-    return Request(messages=base.messages, model=ref.id or None, tools=specs, **fields), shape
+    return Request(model=ref.id or None, tools=specs, **fields), shape
 
 
 _FIELDS = frozenset(REQUEST_FIELDS)
@@ -431,16 +470,21 @@ _OUTPUT_OPTIONS = ("structured_finalize", "structured_finalize_nudge", "output_r
 
 
 def _shaped(
-    adapter: Any, request: Request, ctx: CallContext, layer: str, shape: Any, loop: dict[str, Any]
+    adapter: Any,
+    request: Request,
+    ctx: CallContext,
+    layer: str,
+    shape: Any,
+    options: Mapping[str, Any],
+    on_unsupported: str,
 ) -> tuple[Request, Any]:
-    """The template with its response format as the provider takes it, and what the answer must be."""
-    options = {name: loop.pop(name) for name in _OUTPUT_OPTIONS if name in loop}
+    """The request with its response format as the provider takes it, and what the answer must be."""
     if request.response_format is None and not options.get("structured_finalize"):
         return request, None
     from allm.loops.structured import shaped
 
     type = None if isinstance(shape, ResponseFormat | str | Mapping) else shape
-    return shaped(adapter, request, ctx, layer, type, options, loop.get("on_unsupported", "adapt"))
+    return shaped(adapter, request, ctx, layer, type, options, on_unsupported)
 
 
 def call_context(
