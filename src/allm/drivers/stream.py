@@ -94,12 +94,6 @@ class _Run(Generic[R]):
         hidden = self._hidden
         self._shown = each if hidden.isdisjoint(map(type, batch.events)) else filter(self._visible, each)
 
-    def _pass_over(self) -> None:
-        """Take the events that have come where nobody looks at them."""
-        if self._free:
-            for _ in self._ready:
-                pass
-
     def _end(self) -> None:
         self._ended, self._free = True, False
 
@@ -188,12 +182,15 @@ class Stream(_Run[R], Iterator[Event]):
             if type(event) not in self._hidden:
                 return event
 
-    def _advance(self) -> Event:
-        """The next event, unfiltered. Raises `StopIteration` at the end, or the run's failure."""
+    def _advance(self, passing: bool = False) -> Event:
+        """The next event, unfiltered. Raises `StopIteration` at the end, or the run's failure.
+
+        `passing`: no event is wanted; the loop goes on to its end, and folds all of them.
+        """
         if self._ended:
             raise self._failure or StopIteration
         try:
-            event = self._next()
+            event = self._next(passing)
             if self._watched:
                 self._seen(event)
         except StopIteration:
@@ -211,25 +208,31 @@ class Stream(_Run[R], Iterator[Event]):
             self._release()
         return event
 
-    def _next(self) -> Event:
+    def _next(self, passing: bool) -> Event:
         """The next event that has come; where there is none the loop goes on until there is."""
         if self._stopping:
             raise CancelledError("the stream was cancelled")
-        for event in self._ready:
-            return event
+        if not passing:
+            for event in self._ready:
+                return event
         ports = self._ports or self._opened()
         loop = self._loop
         effect, perform = ports.effect, ports.perform
         item = next(loop)
-        while isinstance(item, effect):
-            try:
-                reply = perform(item)
-            except CancelledError:
-                raise
-            except Exception as error:
-                item = loop.throw(error)
+        while True:
+            if isinstance(item, effect):
+                try:
+                    reply = perform(item)
+                except CancelledError:
+                    raise
+                except Exception as error:
+                    item = loop.throw(error)
+                else:
+                    item = loop.send(reply)
+            elif passing:
+                item = next(loop)
             else:
-                item = loop.send(reply)
+                break
         if type(item) is not ports.batch:
             alone: Event = item
             return alone
@@ -284,9 +287,8 @@ class Stream(_Run[R], Iterator[Event]):
     def result(self) -> R:
         """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
         while not self._ended:
-            self._pass_over()
             try:
-                self._advance()
+                self._advance(self._free)
             except StopIteration:
                 break
         return self._outcome()
@@ -363,14 +365,14 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
                 return found
         raise self._failure or StopAsyncIteration
 
-    async def _advance(self) -> Event | None:
+    async def _advance(self, passing: bool = False) -> Event | None:
         """The next event, unfiltered; `None` at the end of a run that did not fail."""
         if self._ended:
             if self._failure is not None:
                 raise self._failure
             return None
         try:
-            event = await self._next()
+            event = await self._next(passing)
             if event is not None and self._watched:
                 self._seen(event)
         except CancelledError as error:
@@ -389,26 +391,32 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
             await self._release()
         return event
 
-    async def _next(self) -> Event | None:
+    async def _next(self, passing: bool) -> Event | None:
         """The next event that has come; where there is none the loop goes on until there is, or it ends."""
         if self._stopping:
             raise CancelledError("the stream was cancelled")
-        for event in self._ready:
-            return event
+        if not passing:
+            for event in self._ready:
+                return event
         ports = self._ports or self._opened()
         loop = self._loop
         effect, perform = ports.effect, ports.perform
         try:
             item = next(loop)
-            while isinstance(item, effect):
-                try:
-                    reply = await perform(item)
-                except CancelledError:
-                    raise
-                except Exception as error:
-                    item = loop.throw(error)
+            while True:
+                if isinstance(item, effect):
+                    try:
+                        reply = await perform(item)
+                    except CancelledError:
+                        raise
+                    except Exception as error:
+                        item = loop.throw(error)
+                    else:
+                        item = loop.send(reply)
+                elif passing:
+                    item = next(loop)
                 else:
-                    item = loop.send(reply)
+                    break
         except StopIteration:
             return None
         if type(item) is not ports.batch:
@@ -451,8 +459,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
     async def result(self) -> R:
         """Read the rest, if any, and return the folded value. Raises the run's failure, each time."""
         while not self._ended:
-            self._pass_over()
-            await self._advance()
+            await self._advance(self._free)
         return self._outcome()
 
     def cancel(self) -> None:
