@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -574,22 +575,32 @@ def test_a_pipe_that_ends_before_the_decision_has_failed(
     assert (done(guarded), capsys.readouterr().out) == ("a", "Well.\n")
 
 
-def test_an_approved_tool_runs_once_also_where_the_user_stops_then(
-    play: Play, monkeypatch: pytest.MonkeyPatch, guarded: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shows = cli_chat._Chat._event
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """While it is set, the user stops a chat at the result of a tool."""
+    shows, wanted = cli_chat._Chat._event, Event()
 
     def stops(self: Any, event: Any) -> None:
         shows(self, event)
-        if isinstance(event, allm.ToolResultEncoded) and stopping:
+        if isinstance(event, allm.ToolResultEncoded) and wanted.is_set():
             raise KeyboardInterrupt
 
     monkeypatch.setattr(cli_chat._Chat, "_event", stops)
+    return wanted
+
+
+def test_an_approved_tool_runs_once_also_where_the_user_stops_then(
+    play: Play,
+    monkeypatch: pytest.MonkeyPatch,
+    guarded: Path,
+    stopping: Event,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     play(deletions("a"), [{"text": "Well."}])
-    stopping = True
+    stopping.set()
     typed(monkeypatch, "go\ny\n")
     assert cli.main(["chat", "--tools", str(guarded)]) == 130
-    stopping = False
+    stopping.clear()
     typed(monkeypatch, "/retry")
     assert cli.main(["chat", "--tools", str(guarded)]) == 0
     assert (done(guarded), capsys.readouterr().out) == ("a", "Well.\n")
@@ -702,30 +713,22 @@ def test_a_chat_that_was_cut_goes_on(
 
 
 def test_a_turn_that_the_user_stops_leaves_nothing(
-    play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    play: Play, monkeypatch: pytest.MonkeyPatch, stopping: Event, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.py"
     path.write_text("import allm\n@allm.tool\ndef first() -> str:\n    return 'done'\n")
     call = {"tool_call": {"id": "a", "name": "first"}}
     play([call], [{"text": "one"}], [call])
-    shows = cli_chat._Chat._event
-
-    def stops(self: Any, event: Any) -> None:
-        shows(self, event)
-        if isinstance(event, allm.ToolResultEncoded) and stopping:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli_chat._Chat, "_event", stops)
-    stopping = True
+    stopping.set()
     typed(monkeypatch, "go")
     assert cli.main(["chat", "--tools", str(path)]) == 130
     assert SQLiteStore().list() == ()
-    stopping = False
+    stopping.clear()
     play([{"text": "one"}], [call])
     typed(monkeypatch, "go")
     assert cli.main(["chat"]) == 0
     (kept,) = SQLiteStore().list()
-    stopping = True
+    stopping.set()
     typed(monkeypatch, "more")
     assert cli.main(["chat", "--tools", str(path)]) == 130
     assert SQLiteStore().load(kept.id).status == "completed"

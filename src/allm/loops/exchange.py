@@ -201,7 +201,7 @@ class _Played:
     def open(self) -> Loop[None]:
         self.items = self.adapter.play(self.request, self.ctx)
         return
-        yield
+        yield  # never: it makes a loop of this, as the port wants it
 
     def more(self, progress: bool) -> Loop[list[Event] | None]:
         for item in self.items:
