@@ -210,7 +210,8 @@ class ToolCall(_Part, frozen=True, tag="tool_call"):
     kind: str = "function"
 
     def __post_init__(self) -> None:
-        normalise(self, "arguments", "provider_data", "extra")
+        if self.arguments or self.provider_data or self.extra:
+            normalise(self, "arguments", "provider_data", "extra")
 
 
 class OpaquePart(_Part, frozen=True, tag="opaque"):

@@ -37,7 +37,8 @@ class MessageStarted(_Holder, frozen=True, tag="message_started"):
     halted: str | None = None
 
     def __post_init__(self) -> None:
-        tupled(self, "asked")
+        if type(self.asked) is not tuple:
+            tupled(self, "asked")
 
 
 class TextDelta(_Event, frozen=True, tag="text_delta"):

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from allm.errors import ValidationError
 
 MAX_DEPTH = 100
 _LOW, _HIGH = -(2**63), 2**64 - 1
-_ATOMS = (str, type(None), bool)
+_ATOMS = frozenset((str, type(None), bool))
 
 
 def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
@@ -45,7 +45,10 @@ def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
             result[str(key)] = json_value(item, f"{path}.{key}" if path else str(key), depth + 1)
         return result
     if isinstance(value, list | tuple):
-        return [json_value(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+        return [
+            item if type(item) in _ATOMS else json_value(item, f"{path}[{i}]", depth + 1)
+            for i, item in enumerate(value)
+        ]
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int | float):
@@ -58,7 +61,7 @@ def normalise(struct: Struct, *names: str) -> None:
     for name in names:
         value = getattr(struct, name)
         if value:
-            msgspec.structs.force_setattr(struct, name, json_value(value, name))
+            force_setattr(struct, name, json_value(value, name))
 
 
 def tupled(struct: Struct, *names: str) -> None:
@@ -66,4 +69,4 @@ def tupled(struct: Struct, *names: str) -> None:
     for name in names:
         value = getattr(struct, name)
         if type(value) is list:
-            msgspec.structs.force_setattr(struct, name, tuple(value))
+            force_setattr(struct, name, tuple(value))

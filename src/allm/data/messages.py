@@ -101,7 +101,8 @@ class Thread(Data, frozen=True):
     def __post_init__(self) -> None:
         if self.metadata or self.extra:
             normalise(self, "metadata", "extra")
-        tupled(self, "messages")
+        if type(self.messages) is not tuple:
+            tupled(self, "messages")
 
     def __len__(self) -> int:
         return len(self.messages)

@@ -114,5 +114,8 @@ class Request(Data, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "options", "metadata", "tool_choice", "reasoning", "prompt_cache", "extra")
+        if self.options or self.metadata or self.extra:
+            normalise(self, "options", "metadata", "extra")
+        if self.tool_choice or self.reasoning or self.prompt_cache:
+            normalise(self, "tool_choice", "reasoning", "prompt_cache")
         tupled(self, "messages", "tools", "stop")

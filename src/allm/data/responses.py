@@ -35,7 +35,8 @@ class Usage(Data, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "raw", "extra")
+        if self.raw or self.extra:
+            normalise(self, "raw", "extra")
 
     def plus(self, other: Usage | None) -> Usage:
         """The sum; a counter that only one side reports keeps that side's value."""
@@ -75,8 +76,10 @@ class Response(Data, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "provider_data", "metadata", "extra")
-        tupled(self, "warnings")
+        if self.provider_data or self.metadata or self.extra:
+            normalise(self, "provider_data", "metadata", "extra")
+        if type(self.warnings) is not tuple:
+            tupled(self, "warnings")
 
     @property
     def output_text(self) -> str:
@@ -157,8 +160,10 @@ class StepResult(Data, frozen=True, kw_only=True, tag="step_result"):
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "metadata", "extra")
-        tupled(self, "asked", "tool_results")
+        if self.metadata or self.extra:
+            normalise(self, "metadata", "extra")
+        if type(self.asked) is not tuple or type(self.tool_results) is not tuple:
+            tupled(self, "asked", "tool_results")
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -208,8 +213,10 @@ class ChatResult(Data, frozen=True, kw_only=True, tag="chat_result"):
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "metadata", "extra")
-        tupled(self, "steps")
+        if self.metadata or self.extra:
+            normalise(self, "metadata", "extra")
+        if type(self.steps) is not tuple:
+            tupled(self, "steps")
 
     @property
     def thread(self) -> Thread:

@@ -44,7 +44,8 @@ class Progress(Data, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "extra")
+        if self.extra:
+            normalise(self, "extra")
         tupled(self, "asked", "started", "results", "approved", "ended", "then")
 
     @property
@@ -75,8 +76,10 @@ class Session(Data, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        normalise(self, "context", "metadata", "extra")
-        tupled(self, "pending_tool_calls")
+        if self.context or self.metadata or self.extra:
+            normalise(self, "context", "metadata", "extra")
+        if type(self.pending_tool_calls) is not tuple:
+            tupled(self, "pending_tool_calls")
 
     @property
     def messages(self) -> tuple[Message, ...]:
