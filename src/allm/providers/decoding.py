@@ -39,7 +39,7 @@ from allm.data.events import (
 )
 from allm.data.freeform import json_value
 from allm.data.requests import Request
-from allm.data.responses import Usage
+from allm.data.responses import Response, Usage
 from allm.errors import LimitExceededError, ValidationError
 from allm.limits import Limits
 from allm.ports import HttpHead
@@ -86,6 +86,26 @@ def counted(raw: dict[str, Any], **counts: Any) -> Usage:
         return Usage(raw=raw, **counts)
     except (ValidationError, RecursionError):
         return Usage(**counts)
+
+
+def count(counts: dict[str, Any], *names: str) -> int | None:
+    """The first member of these names that is a number of tokens."""
+    for name in names:
+        found = counts.get(name)
+        if type(found) is float and found.is_integer():
+            found = int(found)
+        if type(found) is int and 0 <= found < 2**53:
+            return found
+    return None
+
+
+def answered(**fields: Any) -> Response:
+    """The response of a whole answer; a map of it that holds what JSON cannot is left out."""
+    try:
+        return Response(**fields)
+    except (ValidationError, RecursionError):
+        maps = {name: plain(fields.get(name)) or {} for name in ("provider_data", "metadata")}
+        return Response(**{**fields, **maps})
 
 
 def excerpt(data: bytes) -> str:

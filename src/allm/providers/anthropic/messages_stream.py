@@ -19,9 +19,19 @@ from allm.data.content import OpaquePart, Origin, ReasoningPart, TextPart
 from allm.data.events import Event, MessageCompleted, MessageStarted, RawChunk, TextCompleted, UsageReported
 from allm.data.messages import Message
 from allm.data.requests import Request
-from allm.data.responses import Response, Usage
+from allm.data.responses import Usage
 from allm.preparing import fingerprint
-from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, counted, excerpt, plain, read
+from allm.providers.decoding import (
+    OpenCall,
+    OpenPart,
+    Turn,
+    answered,
+    builtins,
+    counted,
+    excerpt,
+    plain,
+    read,
+)
 from allm.providers.refusals import Refusal, read_refusal
 
 
@@ -526,7 +536,7 @@ class MessagesTurn(Turn):
         for left in range(self._parts, self._abandoned):  # nothing took the place of these parts
             events.append(TextCompleted("", left))
         reported = self.reported()
-        response = Response(
+        response = answered(
             message=Message("assistant", metadata=container_kept(self.provider, self._container)),
             id=self.id,
             request_id=request_id,
@@ -536,7 +546,7 @@ class MessagesTurn(Turn):
             raw_finish_reason=self._finish,
             usage=reported[0].usage if reported else None,
             warnings=tuple(self.warnings),
-            provider_data=(plain({"container": self._container}) or {}) if self._container else {},
+            provider_data={"container": self._container} if self._container else {},
             metadata=self._described(),
         )
         return [*events, *reported, MessageCompleted(response)]
@@ -545,7 +555,7 @@ class MessagesTurn(Turn):
         metadata = {**self._metadata, "service_tier": self._usage.get("service_tier")}
         if self.annotations:
             metadata["annotations"] = self.annotations
-        return plain({name: value for name, value in metadata.items() if value is not None}) or {}
+        return {name: value for name, value in metadata.items() if value is not None}
 
     def _finish_reason(self) -> str:
         word = _FINISH.get(self._finish or "", "other")

@@ -18,9 +18,19 @@ from msgspec import Raw, Struct
 from allm.data.content import AudioPart, Image, ImagePart, OpaquePart, Origin, ReasoningPart, TextPart
 from allm.data.events import Event, MessageCompleted, MessageStarted, RawChunk, UsageReported
 from allm.data.requests import Request
-from allm.data.responses import Response, Usage
+from allm.data.responses import Usage
 from allm.preparing import SIGNATURE
-from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, counted, excerpt, plain
+from allm.providers.decoding import (
+    OpenCall,
+    OpenPart,
+    Turn,
+    answered,
+    builtins,
+    count,
+    counted,
+    excerpt,
+    plain,
+)
 from allm.providers.gemini.partial_args import PartialArg, assembled
 from allm.providers.refusals import Refusal, read_refusal
 
@@ -406,7 +416,7 @@ class GenerateTurn(Turn):
         if raw is None and self._blocked is not None:
             raw = f"blockReason:{self._blocked}"
         paused = self.finish == "CONTINUATION" and self._token is not None
-        response = Response(
+        response = answered(
             id=self.id,
             request_id=request_id,
             provider=self.provider,
@@ -435,7 +445,7 @@ class GenerateTurn(Turn):
         tier = (self._counts() or {}).get("serviceTier")
         if tier:
             metadata["service_tier"] = tier
-        return plain(metadata) or {}
+        return metadata
 
     def reported(self) -> list[UsageReported]:
         counts = self._counts()
@@ -452,17 +462,15 @@ class GenerateTurn(Turn):
 
 def usage_of(raw: dict[str, Any]) -> Usage:
     """The counts of a `usageMetadata` object in the meaning of `Usage`."""
-    candidates = _count(raw, "candidatesTokenCount")
-    if candidates is None:
-        candidates = _count(raw, "responseTokenCount")
-    thoughts = _count(raw, "thoughtsTokenCount")
+    candidates = count(raw, "candidatesTokenCount", "responseTokenCount")
+    thoughts = count(raw, "thoughtsTokenCount")
     return counted(
         raw,
-        input_tokens=_sum(_count(raw, "promptTokenCount"), _count(raw, "toolUsePromptTokenCount")),
+        input_tokens=_sum(count(raw, "promptTokenCount"), count(raw, "toolUsePromptTokenCount")),
         output_tokens=_sum(candidates, thoughts),
-        cached_input_tokens=_count(raw, "cachedContentTokenCount"),
+        cached_input_tokens=count(raw, "cachedContentTokenCount"),
         reasoning_tokens=thoughts,
-        total_tokens=_count(raw, "totalTokenCount"),
+        total_tokens=count(raw, "totalTokenCount"),
     )
 
 
@@ -503,13 +511,6 @@ def _raw_part(payload: bytes, chunk: int, candidate: int, part: int) -> dict[str
     value = value[chunk] if isinstance(value, list) else value
     raw: dict[str, Any] = value["candidates"][candidate]["content"]["parts"][part]
     return raw
-
-
-def _count(raw: dict[str, Any], name: str) -> int | None:
-    found = raw.get(name)
-    if type(found) is float and found.is_integer():
-        found = int(found)
-    return found if type(found) is int and 0 <= found < 2**53 else None
 
 
 def _sum(first: int | None, second: int | None) -> int | None:

@@ -28,9 +28,9 @@ from allm.data.events import (
     UsageReported,
 )
 from allm.data.requests import Request
-from allm.data.responses import Response, Usage
+from allm.data.responses import Usage
 from allm.errors import ValidationError
-from allm.providers.decoding import OpenPart, Turn, builtins, counted, excerpt, plain, read
+from allm.providers.decoding import OpenPart, Turn, answered, builtins, count, counted, excerpt, plain, read
 from allm.providers.refusals import Refusal, read_refusal
 
 
@@ -531,7 +531,7 @@ class ChatTurn(Turn):
             events.append(self._finished_audio(self._audio))
         reported = self.reported()
         usage = reported[0].usage if reported else None
-        response = Response(
+        response = answered(
             id=self.id,
             request_id=request_id,
             provider=self.provider,
@@ -540,8 +540,8 @@ class ChatTurn(Turn):
             raw_finish_reason=self.finish,
             usage=usage,
             refusal="".join(self._refusal) or None,
-            provider_data=plain(self._provider_data) or {},
-            metadata=plain(self._metadata) or {},
+            provider_data=self._provider_data,
+            metadata=self._metadata,
         )
         return [*events, *reported, MessageCompleted(response)]
 
@@ -573,14 +573,20 @@ class ChatTurn(Turn):
 def usage_of(raw: dict[str, Any]) -> Usage:
     """The counts of a `usage` object in the meaning of `Usage`."""
     prompt_details, details = _object(raw, "prompt_tokens_details"), _object(raw, "completion_tokens_details")
-    prompt, output = _count(raw, "prompt_tokens"), _count(raw, "completion_tokens")
-    reasoning = _count(details, "reasoning_tokens")
+    prompt, output = count(raw, "prompt_tokens"), count(raw, "completion_tokens")
+    total = count(raw, "total_tokens")
+    reasoning = count(details, "reasoning_tokens")
     if reasoning is None:
-        reasoning = _count(raw, "reasoning_tokens")
-    total = _count(raw, "total_tokens")
+        reasoning = count(raw, "reasoning_tokens")
     # xAI leaves the reasoning out of the completion count, and only the total tells.
     if reasoning and output is not None and total == (prompt or 0) + output + reasoning:
         output += reasoning
+    cached = count(prompt_details, "cached_tokens")
+    if cached is None:
+        cached = count(raw, "prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
+    written = count(prompt_details, "cache_write_tokens")
+    if written is None:
+        written = count(raw, "cache_creation_input_tokens")
     cost = raw.get("cost")
     if isinstance(cost, dict):
         cost = cost.get("total_cost")
@@ -588,16 +594,8 @@ def usage_of(raw: dict[str, Any]) -> Usage:
         raw,
         input_tokens=prompt,
         output_tokens=output,
-        cached_input_tokens=_first(
-            _count(prompt_details, "cached_tokens"),
-            *(
-                _count(raw, name)
-                for name in ("prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
-            ),
-        ),
-        cache_write_input_tokens=_first(
-            _count(prompt_details, "cache_write_tokens"), _count(raw, "cache_creation_input_tokens")
-        ),
+        cached_input_tokens=cached,
+        cache_write_input_tokens=written,
         reasoning_tokens=reasoning,
         total_tokens=total,
         total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
@@ -607,17 +605,6 @@ def usage_of(raw: dict[str, Any]) -> Usage:
 def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
     found = value.get(name)
     return found if isinstance(found, dict) else {}
-
-
-def _count(value: dict[str, Any], name: str) -> int | None:
-    found = value.get(name)
-    if type(found) is float and found.is_integer():
-        found = int(found)
-    return found if type(found) is int and 0 <= found < 2**53 else None
-
-
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
 
 
 def _logprobs(value: Any) -> Any:

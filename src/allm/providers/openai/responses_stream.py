@@ -20,9 +20,20 @@ from allm.data.content import AudioPart, Image, ImagePart, OpaquePart, Origin, R
 from allm.data.events import Event, MessageCompleted, MessageStarted, RawChunk, UsageReported
 from allm.data.messages import Message
 from allm.data.requests import Request
-from allm.data.responses import Response, Usage
+from allm.data.responses import Usage
 from allm.preparing import fingerprint
-from allm.providers.decoding import OpenCall, OpenPart, Turn, builtins, counted, excerpt, plain, read
+from allm.providers.decoding import (
+    OpenCall,
+    OpenPart,
+    Turn,
+    answered,
+    builtins,
+    count,
+    counted,
+    excerpt,
+    plain,
+    read,
+)
 from allm.providers.refusals import Refusal, read_refusal
 
 
@@ -506,7 +517,7 @@ class ResponsesTurn(Turn):
         events += reported
         raw = _raw_finish(end)
         word = _FINISH.get(raw or "", "other")
-        response = Response(
+        response = answered(
             message=Message("assistant", metadata=self._state()),
             id=self.id,
             request_id=request_id,
@@ -541,7 +552,7 @@ class ResponsesTurn(Turn):
             metadata["annotations"] = self._annotations
         if self._logprobs:
             metadata["logprobs"] = self._logprobs
-        return plain(metadata) or {}
+        return metadata
 
     def reported(self) -> list[UsageReported]:
         return [UsageReported(usage_of(self._usage))] if self._usage else []
@@ -659,22 +670,16 @@ def usage_of(raw: dict[str, Any]) -> Usage:
     cost = raw.get("cost")
     return counted(
         raw,
-        input_tokens=_count(raw.get("input_tokens")),
-        output_tokens=_count(raw.get("output_tokens")),
+        input_tokens=count(raw, "input_tokens"),
+        output_tokens=count(raw, "output_tokens"),
         cached_input_tokens=_detail(raw, "input_tokens_details", "cached_tokens"),
         cache_write_input_tokens=_detail(raw, "input_tokens_details", "cache_write_tokens"),
         reasoning_tokens=_detail(raw, "output_tokens_details", "reasoning_tokens"),
-        total_tokens=_count(raw.get("total_tokens")),
+        total_tokens=count(raw, "total_tokens"),
         total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
     )
 
 
 def _detail(raw: dict[str, Any], object: str, name: str) -> int | None:
     details = raw.get(object)
-    return _count(details.get(name)) if isinstance(details, dict) else None
-
-
-def _count(value: Any) -> int | None:
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value < 2**53 else None
+    return count(details, name) if isinstance(details, dict) else None
