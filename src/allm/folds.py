@@ -216,6 +216,40 @@ def assistant_message(parts: Iterable[Part]) -> Message:
     return Message("assistant", kept)
 
 
+class _Step:
+    """What is known of a step that is not over. `begun` is how far it had come in a run that was cut."""
+
+    __slots__ = ("approved", "asked", "ended", "halted", "response", "results", "started", "then")
+
+    def __init__(self, begun: Progress) -> None:
+        self.asked = begun.asked
+        self.response = begun.response
+        self.started = [*begun.started]
+        self.results = [*begun.results]
+        self.approved = begun.approved
+        self.halted = begun.halted
+        self.ended = [*begun.ended]
+        self.then = begun.then
+
+    def progress(self, turns: int, response: Response | None) -> Progress:
+        """The step as data; `turns` is the number of those before it."""
+        answered = {result.message.tool_call_id for result in self.results}
+        return Progress(
+            turns=turns,
+            asked=self.asked,
+            response=response,
+            started=tuple(self.started),
+            results=tuple(self.results),
+            approved=self.approved,
+            halted=self.halted,
+            ended=tuple([end for end in self.ended if end.message.tool_call_id not in answered]),
+            then=self.then,
+        )
+
+
+_AT_ITS_BEGINNING: Final = Progress()
+
+
 class RunFold:
     """The events of a whole run. `layer` says what `result()` is; `base` is the thread it began with,
     `begun` the step that a run which goes on after a cut began with. The events of a cut run and of the one
@@ -225,32 +259,30 @@ class RunFold:
     had brought is in the last step; where its tools were running, so are their results, and it counts.
     """
 
+    __slots__ = (
+        "_given", "_last", "_left", "_said", "_step", "_turn", "_turns", "base", "chat", "error", "in_turn",
+        "layer", "steps",
+    )  # fmt: skip
+
     def __init__(
         self,
         layer: Literal["response", "step", "chat"] = "chat",
         base: Thread | None = None,
         begun: Progress | None = None,
     ) -> None:
-        begun = begun or Progress()
+        begun = begun or _AT_ITS_BEGINNING
         self.layer = layer
-        self.base = base or Thread()
+        self.base = Thread() if base is None else base
         self._turn = ResponseFold()
         self._turn.ended = begun.response
         self._given: list[Event] = []
         self._left: Iterator[Event] = iter(())
-        self.asked = begun.asked
-        self.halted = begun.halted
-        self.then = begun.then
-        self.approved = begun.approved
-        self.started = list(begun.started)
-        self.ended = list(begun.ended)
-        self.results = list(begun.results)
+        self._step = self._last = _Step(begun)
         self.steps: list[StepResult] = []
         self.chat: ChatResult | None = None
         self.error: ErrorInfo | None = None
         self.in_turn = begun.response is not None
         self._turns = begun.turns
-        self._last = begun
         self._said: tuple[tuple[Message, ...], str | None] = ((), None)
 
     @property
@@ -281,19 +313,20 @@ class RunFold:
         if take is not None:
             if kind is MessageStarted:
                 self._new_turn(begun=True)
-                self.asked, self.halted = event.asked, event.halted  # type: ignore[union-attr]  # by its kind
+                self._step.asked = event.asked  # type: ignore[union-attr]  # by its kind
+                self._step.halted = event.halted  # type: ignore[union-attr]  # by its kind
             elif not self.in_turn:
                 if kind is Retrying or kind is RawChunk:  # of no turn: it comes between two
                     return
                 self._new_turn(begun=True)
             take(self._turn, event)
         elif kind is ToolExecutionStarted:
-            self.started.append(event.call.id)  # type: ignore[union-attr]  # by its kind
+            self._step.started.append(event.call.id)  # type: ignore[union-attr]  # by its kind
         elif kind is ToolExecutionCompleted:
             if event.result is not None:  # type: ignore[union-attr]  # by its kind
-                self.ended.append(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
+                self._step.ended.append(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
         elif kind is ToolResultEncoded:
-            self.results.append(event)  # type: ignore[arg-type]  # by its kind
+            self._step.results.append(event)  # type: ignore[arg-type]  # by its kind
         elif kind is StepCompleted:
             self._end_step(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
         elif kind is ChatCompleted:
@@ -312,15 +345,15 @@ class RunFold:
 
     def _new_turn(self, begun: bool) -> None:
         self._turn = ResponseFold()
-        self.started, self.ended, self.results = [], [], []
-        self.asked, self.halted, self.then, self.approved = (), None, (), ()
+        self._step = _Step(_AT_ITS_BEGINNING)
         self.in_turn = begun
 
     def _end_step(self, result: StepResult) -> None:
         if not self.in_turn and self.steps:  # a run that went on says again how its step ended
             self.steps[-1] = result
             return
-        self._last = self._in_progress(result.response, result.asked)
+        self._last = self._step
+        self._last.asked, self._last.response = result.asked, result.response
         self.steps.append(result)
         self._new_turn(begun=False)
 
@@ -341,8 +374,17 @@ class RunFold:
     @property
     def in_tools(self) -> bool:
         """Whether the model's turn is over and its tools are running: then what it said stands."""
-        called = self.started or self.results or self.approved
-        return self.in_turn and self.turn.ended is not None and bool(called)
+        return self.in_turn and self.turn.ended is not None and self.called
+
+    @property
+    def called(self) -> bool:
+        """Whether tools of the step were called, or may be."""
+        return bool(self._step.started or self._step.results or self._step.approved)
+
+    @property
+    def halted(self) -> str | None:
+        """What the first pass of a structured chat halted with, in the turn of the second."""
+        return self._step.halted
 
     @property
     def broken(self) -> bool:
@@ -365,23 +407,9 @@ class RunFold:
     def progress(self) -> Progress:
         """The step after the finished ones, as data: how far it has come."""
         if not self.in_turn and self.steps:
-            return self._last
-        ended = self.turn.ended is not None
-        return self._in_progress(self.turn.response if ended else None, self.asked)
-
-    def _in_progress(self, response: Response | None, asked: tuple[Message, ...]) -> Progress:
-        answered = {result.message.tool_call_id for result in self.results}
-        return Progress(
-            turns=self._turns + len(self.steps),
-            asked=asked,
-            response=response,
-            started=tuple(self.started),
-            results=tuple(self.results),
-            approved=self.approved,
-            halted=self.halted,
-            ended=tuple([end for end in self.ended if end.message.tool_call_id not in answered]),
-            then=self.then,
-        )
+            return self._last.progress(self._turns + len(self.steps) - 1, self._last.response)
+        response = self.turn.response if self.turn.ended is not None else None
+        return self._step.progress(self._turns + len(self.steps), response)
 
     def result(self) -> Any:
         if self.layer == "chat":
@@ -391,14 +419,14 @@ class RunFold:
         return self.turn.response
 
     def _broken_step(self, base: Thread | None = None) -> StepResult:
-        response, metadata = self.turn.response, {}
+        step, response, metadata = self._step, self.turn.response, {}
         if self.error is not None and self.in_tools:
             response, metadata = replace(response, error=self.error), {"halted_reason": "error"}
         place = {call.id: position for position, call in enumerate(response.tool_calls)}
-        known = {result.message.tool_call_id: result.message for result in (*self.ended, *self.results)}
+        known = {result.message.tool_call_id: result.message for result in (*step.ended, *step.results)}
         return StepResult(
             response=response,
-            asked=self.asked,
+            asked=step.asked,
             tool_results=tuple(sorted(known.values(), key=lambda m: place.get(m.tool_call_id or "", -1))),
             done=True,
             base=base,
@@ -413,7 +441,7 @@ class RunFold:
         result = self._broken_chat()
         steps = list(result.steps)
         if self.in_turn and self.turn.ended is not None:
-            answers = answers_of(steps[-1].response.tool_calls, steps[-1].tool_results, self.started)
+            answers = answers_of(steps[-1].response.tool_calls, steps[-1].tool_results, self._step.started)
             steps[-1] = replace(steps[-1], tool_results=answers)
         return replace(result, steps=tuple(steps), halted_reason=reason, metadata=metadata)
 
@@ -430,6 +458,8 @@ class RunFold:
 class ChatFold(RunFold):
     """The events of a chat into its `ChatResult`: `fold = ChatFold(thread); fold.add(event)`."""
 
+    __slots__ = ()
+
     def __init__(self, base: Thread | None = None) -> None:
         super().__init__("chat", base)
 
@@ -443,7 +473,7 @@ def fold(events: Iterable[Event], base: Thread | None = None) -> Result:
     for event in events:
         state.add(event)
     if state.chat is None:
-        if not state.steps and not (state.started or state.results):
+        if not state.steps and not state.called:
             state.layer = "response"
         elif len(state.steps) <= 1 and not state.in_turn:
             state.layer = "step"
