@@ -230,9 +230,11 @@ def _telling(values: Sequence[Any]) -> Iterable[int]:
     found: set[int] = set()
     for name, _ in _plan(kind).checked:
         column = [*map(attrgetter(name), values)]
-        if set(map(type, column)) != {dict} or any(column):
-            places = [place for place, item in enumerate(column) if type(item) is not str]
-            found.update([place for place in places if _tells(column[place])])
+        kinds = set(map(type, column))
+        if kinds == {str} or (kinds == {dict} and not any(column)):
+            continue
+        places = [place for place, item in enumerate(column) if type(item) is not str]
+        found.update([place for place in places if _tells(column[place])])
     return sorted(found)
 
 
@@ -369,47 +371,48 @@ def _sorted(value: Any) -> Any:
 
 class _Format(Struct, frozen=True):
     decoder: Callable[..., Any]  # of a type: an object with `.decode(data)`
-    strip: Callable[[bytes], tuple[type[Struct], bytes] | None]
+    word: Callable[[bytes], bytes]  # the type of a document that starts as we write it; empty of any other
     native: tuple[type, ...]  # builtins beyond those of JSON
 
 
-_JSON_HEAD: Final = re.compile(rb'\{"allm":\s*1,\s*"type":\s*"([a-z_]+)"(?:(,)\s*(?=")|\s*(?=\}))')
+_JSON_HEAD: Final = re.compile(rb'\{"allm":\s*1,\s*"type":\s*"([a-z_]+)"')
 
 
-def _strip_json(data: bytes) -> tuple[type[Struct], bytes] | None:
-    """The class and the bare object of a document that starts as we write it; None for any other."""
+def _json_word(data: bytes) -> bytes:
     found = _JSON_HEAD.match(data)
-    cls = TYPES.get(found[1].decode()) if found else None
-    if found is None or cls is None:
-        return None
-    head = b"{" if _plan(cls).tag is None else b'{"type":"%s"%s' % (found[1], found[2] or b"")
-    return cls, b"".join((head, memoryview(data)[found.end() :]))
+    return found[1] if found else b""
 
 
-def _strip_msgpack(data: bytes) -> tuple[type[Struct], bytes] | None:
-    count, start = _map_head(data) or (0, 0)
+def _msgpack_word(data: bytes) -> bytes:
+    _, start = _map_head(data) or (0, 0)
     lead = _VERSION_ITEM + _TYPE_ITEM
-    word_at = start + len(lead)
-    if count < 2 or data[start:word_at] != lead or data[word_at : word_at + 1] < b"\xa0":
-        return None
-    fields_at = word_at + 1 + (data[word_at] & 31)
-    cls = TYPES.get(data[word_at + 1 : fields_at].decode(errors="replace"))
-    if cls is None or data[word_at] > 0xBF:
-        return None
-    tagged = _plan(cls).tag is not None
-    kept = start + len(_VERSION_ITEM) if tagged else fields_at
-    return cls, b"".join((_map_start(count - 1 if tagged else count - 2), memoryview(data)[kept:]))
+    at = start + len(lead)
+    if data[start:at] != lead or not b"\xa0" <= data[at : at + 1] <= b"\xbf":  # a text of up to 31 bytes
+        return b""
+    return data[at + 1 : at + 1 + (data[at] & 31)]
 
 
 _FORMATS: Final = {
-    "json": _Format(cache(msgspec.json.Decoder), _strip_json, ()),
-    "msgpack": _Format(cache(msgspec.msgpack.Decoder), _strip_msgpack, (bytes,)),
+    "json": _Format(cache(msgspec.json.Decoder), _json_word, ()),
+    "msgpack": _Format(cache(msgspec.msgpack.Decoder), _msgpack_word, (bytes,)),
 }
+
+
+@cache
+def _document_type(cls: type[Struct]) -> type[Struct]:
+    """The fields of a class and its envelope, so that a document is read as it stands, without a copy."""
+    plan = _plan(cls)
+    fields = [
+        (name, plan.hints[name]) if default is msgspec.NODEFAULT else (name, plan.hints[name], default)
+        for name, default in ((field.name, field.default) for field in plan.fields)
+    ]
+    envelope = [("allm", int), ("type", str)]
+    return msgspec.defstruct(cls.__name__, [*envelope, *fields], kw_only=True, forbid_unknown_fields=True)
 
 
 def _load(form: _Format, data: str | bytes, expected: Any) -> Any:
     try:
-        raw = data.encode() if isinstance(data, str) else bytes(memoryview(data))
+        raw = data if isinstance(data, bytes) else _bytes(data)
         wanted = None if expected is None else _members(expected)
         value = _typed(form, raw, wanted)
         if value is None:
@@ -418,6 +421,10 @@ def _load(form: _Format, data: str | bytes, expected: Any) -> Any:
     except _FAILURES as error:
         raise _refusal("cannot be loaded", error) from error
     return value
+
+
+def _bytes(data: Any) -> bytes:
+    return data.encode() if isinstance(data, str) else bytes(memoryview(data))
 
 
 def _members(expected: Any) -> tuple[type[Struct], ...]:
@@ -430,11 +437,13 @@ def _members(expected: Any) -> tuple[type[Struct], ...]:
 def _typed(form: _Format, raw: bytes, wanted: tuple[type[Struct], ...] | None) -> Struct | None:
     """The first stage: one pass, nothing unknown. None where the second has to look."""
     try:
-        found = form.strip(raw)
-        if found is None or (wanted is not None and found[0] not in wanted):
+        cls = TYPES.get(form.word(raw).decode())
+        if cls is None or cls is requests.ResponseFormat or (wanted is not None and cls not in wanted):
             return None
-        value: Struct = form.decoder(found[0]).decode(found[1])
-        return value
+        document = form.decoder(_document_type(cls)).decode(raw)
+        if document.allm != VERSION or document.type != _WORDS[cls]:  # it says two things
+            return None
+        return cls(**{name: getattr(document, name) for name in cls.__struct_fields__})
     except _FAILURES:
         return None
 
