@@ -123,6 +123,16 @@ def test_arguments_that_are_no_object_are_marked(raw: str) -> None:
     assert (call.arguments, call.arguments_invalid, call.raw_arguments) == ({}, True, raw)
 
 
+@pytest.mark.parametrize("raw", ['{"a":{"b":1,"b":2}}', '{"a":{"b":1},"a":2}', '{"a":":","a":1}'])
+def test_a_key_that_comes_twice_is_marked_at_any_depth(raw: str) -> None:
+    assert content.parsed_call("c", "f", raw).arguments_invalid
+
+
+def test_a_colon_in_a_text_is_no_key() -> None:
+    call = content.parsed_call("c", "f", '{"at":"10:30"}')
+    assert (call.arguments, call.arguments_invalid) == ({"at": "10:30"}, False)
+
+
 @given(strategies.maps)
 def test_arguments_are_parsed(arguments: dict[str, Any]) -> None:
     call = content.parsed_call("c", "f", msgspec.json.encode(arguments).decode())

@@ -235,7 +235,8 @@ def parsed_call(
     try:
         value = _JSON.decode(raw) if raw.strip() else {}
         value = {} if value is None else value
-        if isinstance(value, dict) and not _has_duplicate_keys(raw):
+        # A colon stands behind every key: where there are no more of them than keys, none comes twice.
+        if isinstance(value, dict) and (raw.count(":") == len(value) or not _has_duplicate_keys(raw)):
             return ToolCall(id, name, value, raw, provider_data=provider_data or {}, origin=origin)
     except (msgspec.DecodeError, ValidationError, RecursionError, ValueError):
         pass
