@@ -50,15 +50,18 @@ class Tool(FrozenValue):
     must pickle, the context has no engine, and starting the process counts as time.
     `requires_approval` lets calls wait for a decision (`allm.approve`, `allm.deny`): all, or those for
     which a function of the call says so. `max_result` is bytes of text; a larger result is a failure
-    that the model is told of.
+    that the model is told of. `is_async` says whether the handler is an `async def` (or calls one).
 
     Raises `ValidationError` with every wrong argument, `ConfigurationError` for the handler.
     """
 
-    __slots__ = ("_takes_context", "handler", "isolation", "max_result", "requires_approval", "spec")
+    __slots__ = (
+        "_takes_context", "handler", "is_async", "isolation", "max_result", "requires_approval", "spec",
+    )  # fmt: skip
     __match_args__ = ("spec", "handler")
     spec: ToolSpec
     handler: Callable[..., Any] | None
+    is_async: bool
     isolation: str
     requires_approval: Approval
     max_result: int
@@ -120,6 +123,7 @@ class Tool(FrozenValue):
     def _fill(self, spec: ToolSpec, handler: Callable[..., Any] | None, policies: Policies) -> None:
         object.__setattr__(self, "spec", spec)
         object.__setattr__(self, "handler", handler)
+        object.__setattr__(self, "is_async", is_async(handler))
         for name in Policies.__struct_fields__:
             object.__setattr__(self, name, getattr(policies, name))
         object.__setattr__(self, "_takes_context", handler is not None and self._wants_context(handler))
@@ -146,11 +150,6 @@ class Tool(FrozenValue):
     @property
     def timeout(self) -> float | None:
         return self.spec.timeout
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the handler is an `async def` (or calls one)."""
-        return is_async(self.handler)
 
     @property
     def _policies(self) -> Policies:

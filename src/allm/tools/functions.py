@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MethodType
@@ -41,16 +41,28 @@ class FunctionTool(Tool, Generic[P, R]):
     In a class it is a method: `instance.method` is the tool bound to the instance.
     """
 
-    __slots__ = ("_parameters", "_receiver")
+    __slots__ = ("_contexts", "_others", "_parameters", "_positional", "_receiver", "_values")
     _parameters: tuple[Parameter, ...]
+    _values: dict[str, Parameter]  # those that the model fills, by name
+    _contexts: tuple[str, ...]  # the names of those that get the `ToolContext`
+    _others: Parameter | None  # `**kwargs`
+    _positional: tuple[Parameter, ...]
     _receiver: str  # what the first parameter is: "self", "cls" or nothing
 
     def _wants_context(self, handler: Callable[..., Any]) -> bool:
         return False  # its parameters say so one by one
 
     def _describe(self, parameters: tuple[Parameter, ...], receiver: str) -> None:
-        object.__setattr__(self, "_parameters", parameters)
-        object.__setattr__(self, "_receiver", receiver)
+        fields = {
+            "_parameters": parameters,
+            "_values": {item.name: item for item in parameters if item.kind == "value"},
+            "_contexts": tuple([item.name for item in parameters if item.kind == "context"]),
+            "_others": next((item for item in parameters if item.kind == "others"), None),
+            "_positional": tuple([item for item in parameters if item.positional]),
+            "_receiver": receiver,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function as it is: no checks, no conversion."""
@@ -84,50 +96,43 @@ class FunctionTool(Tool, Generic[P, R]):
         """
         arguments = arguments_of(self.name, call)
         found: list[tuple[str, str]] = []
-        bound = dict(self._converted(arguments, found))
+        bound = self._converted(arguments, found)
         if found:
             # The schema's own words list every problem and every choice, where it sees any.
             raise invalid_arguments(self.name, call, problems(arguments, self.spec.schema) or found)
         return bound
 
-    def _converted(
-        self, arguments: dict[str, Any], found: list[tuple[str, str]]
-    ) -> Iterator[tuple[str, Any]]:
-        rest = dict(arguments)
-        others: Parameter | None = None
-        for parameter in self._parameters:
-            name = parameter.name
-            if parameter.kind == "others":
-                others = parameter
-            elif parameter.kind != "context" and name in rest:
-                yield from _one(name, rest.pop(name), parameter.type, found)
-            elif parameter.kind != "context" and parameter.required:
+    def _converted(self, arguments: dict[str, Any], found: list[tuple[str, str]]) -> dict[str, Any]:
+        """The arguments as the types of their parameters; what does not fit goes to `found`."""
+        bound: dict[str, Any] = {}
+        for name, parameter in self._values.items():
+            if name in arguments:
+                _bind(name, arguments[name], parameter.type, bound, found)
+            elif parameter.required:
                 found.append((name, "required, but missing"))
-        for name, value in rest.items():
-            if others is None or any(name == parameter.name for parameter in self._parameters):
+        for name, value in arguments.items():
+            if name in self._values:
+                continue
+            if self._others is None or any(name == parameter.name for parameter in self._parameters):
                 found.append((name, "unknown property"))
             else:
-                yield from _one(name, value, others.type, found)
+                _bind(name, value, self._others.type, bound, found)
+        return bound
 
     def _prepared(self, call: ToolCall, context: ToolContext) -> Callable[[], Any]:
         assert self.handler is not None
         if needs_instance(self):
             raise ConfigurationError(f"the tool {self.name!r} is a method: pass it from an instance")
         keywords = self.bind_arguments(call)
-        for parameter in self._parameters:
-            if parameter.kind == "context":
-                keywords[parameter.name] = context
-        first = [
-            keywords.pop(parameter.name, parameter.default)
-            for parameter in self._parameters
-            if parameter.positional
-        ]
+        for name in self._contexts:
+            keywords[name] = context
+        first = [keywords.pop(parameter.name, parameter.default) for parameter in self._positional]
         return partial(self.handler, *first, **keywords)
 
 
-def _one(name: str, value: Any, type: Any, found: list[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
+def _bind(name: str, value: Any, type: Any, bound: dict[str, Any], found: list[tuple[str, str]]) -> None:
     try:
-        yield name, convert(value, type)
+        bound[name] = convert(value, type)
     except ValidationError as error:
         for path, reason in error.errors:
             found.append((name + path if path.startswith("[") or not path else f"{name}.{path}", reason))
@@ -261,8 +266,8 @@ def _holds_tool(obj: Any, owner: type, name: str) -> bool:
 
 def needs_instance(value: Tool) -> bool:
     """Whether it is the tool of a method that was taken from the class."""
-    unbound = not isinstance(value.handler, MethodType)
-    return isinstance(value, FunctionTool) and value._receiver == "self" and unbound
+    method = isinstance(value, FunctionTool) and value._receiver == "self"
+    return method and not isinstance(value.handler, MethodType)
 
 
 # Parameters and their schema

@@ -151,7 +151,7 @@ def _halt_data(value: Any, content: Content) -> Any:
 def _within(tool: Tool, call: ToolCall, content: Content) -> Content:
     """The content, unless it has more text than the tool may return."""
     texts = [content] if isinstance(content, str) else [p.text for p in content if type(p) is TextPart]
-    size = sum(len(text.encode()) for text in texts)
+    size = sum([len(text.encode()) for text in texts])
     if size <= tool.max_result:
         return content
     message = (
