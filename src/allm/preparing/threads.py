@@ -110,7 +110,7 @@ def readied(
     if not count and _is_plain(new):
         return Ready(given)
     work = _Preparation(target, given, system, tools, before or Ready(()))
-    rows = enumerate(new, count) if is_paired(new) else paired(new, orphans, work.changes)
+    rows = enumerate(new, count) if count or is_paired(new) else paired(new, orphans, work.changes)
     for source, message in rows:
         work.add(source, message)
     work.end()
