@@ -34,6 +34,8 @@ class _Abandoned:
             self.alive.add(thread)
 
     def count(self) -> int:
+        if not self.alive:
+            return 0
         with self.lock:
             self.alive = {thread for thread in self.alive if thread.is_alive()}
             return len(self.alive)

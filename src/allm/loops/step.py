@@ -65,7 +65,7 @@ def step(
     asked, response = asked or begun.opening, begun.response
     if response is None:
         fold.say(asked, plan.halted)
-        request = next_request(plan, thread.add_messages(asked))
+        request = next_request(plan, thread.add_messages(asked) if asked else thread)
         response = yield from generate(plan, request, fold, f"{place}/model")
     calls = response.tool_calls if response.finish_reason not in _UNSAFE else ()
     if not calls:
@@ -108,6 +108,11 @@ class _Settled(Struct):
     value: Any = None
     ask: AskUser | None = None
     policy_error: str | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether the loop ends here."""
+        return self.ask is not None or self.halted_reason is not None
 
     def event(self) -> ToolResultEncoded:
         halt: dict[str, Any] = {}
@@ -354,22 +359,20 @@ class _Phase:
     def halting(self) -> dict[str, Any]:
         """Metadata of the step where a tool ended the loop: ask first, then error, then own words; of
         several the first in call order."""
-        ordered = [(self.calls[i], self.settled[i]) for i in sorted(self.settled)]
-        if questions := [(call, settled.ask) for call, settled in ordered if settled.ask is not None]:
+        ends = [(self.calls[i], self.settled[i]) for i in sorted(self.settled) if self.settled[i].ends]
+        if questions := [(call, settled.ask) for call, settled in ends if settled.ask is not None]:
             return _asking(questions)
-        for wanted in (True, False):
-            for call, settled in ordered:
-                reason = settled.halted_reason
-                if reason is not None and (reason == "tool_error") is wanted:
-                    found = {
-                        "halted_reason": reason,
-                        "halt_tool_call_id": call.id,
-                        "halt_result": settled.value,
-                    }
-                    if settled.policy_error is not None:
-                        found["on_tool_error_exception"] = settled.policy_error
-                    return found
-        return {}
+        if not ends:
+            return {}
+        call, settled = min(ends, key=lambda end: end[1].halted_reason != "tool_error")
+        found = {
+            "halted_reason": settled.halted_reason,
+            "halt_tool_call_id": call.id,
+            "halt_result": settled.value,
+        }
+        if settled.policy_error is not None:
+            found["on_tool_error_exception"] = settled.policy_error
+        return found
 
 
 def _asking(questions: list[tuple[ToolCall, AskUser]]) -> dict[str, Any]:
