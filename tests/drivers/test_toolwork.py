@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 import allm
 from allm.drivers import toolwork
+from allm.drivers.threads import _Coroutines
 from allm.drivers.toolwork import ToolWork
 from allm.loops.effects import StartTool, ToolDone
 from tests.faces import PATIENCE
@@ -144,3 +146,42 @@ def test_idle_threads_end_with_the_run(how: str) -> None:
         gc.collect()
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+class Foreign(BaseException):
+    """As one that another library ends its tasks with."""
+
+
+def answer_of_coroutine(handler: Callable[[], Any], begun: threading.Event | None = None) -> ToolDone:
+    """What an async handler answers on the blocking face; one that has `begun` is let go of."""
+    answers: SimpleQueue[ToolDone] = SimpleQueue()
+    coroutines = _Coroutines()
+    effect = StartTool("r/0/tool/0", 0, CALL, handler, True, None)
+    let_go = coroutines.start(effect, lambda _, done: answers.put(done))
+    if begun is not None:
+        assert begun.wait(PATIENCE)
+        let_go()
+    done = answers.get(timeout=PATIENCE)
+    coroutines.close()
+    return done
+
+
+def test_an_async_handler_that_is_let_go_is_cancelled() -> None:
+    begun = threading.Event()
+
+    async def forever() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    assert type(answer_of_coroutine(forever, begun).error) is asyncio.CancelledError
+
+
+def test_what_an_async_handler_raises_is_its_answer_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is left for asyncio to report."""
+
+    async def broken() -> None:
+        raise Foreign
+
+    assert type(answer_of_coroutine(broken).error) is Foreign
+    gc.collect()
+    assert not caplog.records

@@ -346,20 +346,37 @@ class _Coroutines:
 
     def start(self, effect: StartTool, put: Put) -> Callable[[], Any]:
         """Run an async handler on the loop; returns what cancels it."""
-        cancel: Callable[[], Any] = self.submit(awaited(effect, put)).cancel
-        return cancel
+        loop = self._running()
+        tasks: list[Any] = []
+
+        def begin() -> None:
+            task = loop.create_task(awaited(effect, put))
+            task.add_done_callback(_retrieve)
+            tasks.append(task)
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        loop.call_soon_threadsafe(begin)
+        return lambda: loop.call_soon_threadsafe(cancel)  # which comes after `begin`, at any time
 
     def submit(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The future of what is awaited on the loop."""
         import asyncio
 
+        return asyncio.run_coroutine_threadsafe(work, self._running())
+
+    def _running(self) -> Any:
+        """The loop, which is started for the first that needs it."""
         if self._loop is None:
+            import asyncio
+
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
                 target=_serve, args=(self._loop,), daemon=True, name="allm-async-tools"
             )
             self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._loop
 
     def close(self) -> None:
         loop, self._loop = self._loop, None
@@ -377,6 +394,12 @@ class _Coroutines:
         asyncio.run_coroutine_threadsafe(cancel_all(), loop)
         assert self._thread is not None
         self._thread.join(timeout=1.0)
+
+
+def _retrieve(task: Any) -> None:
+    """Look at how a task ended, so that asyncio does not report what `put` was given already."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _serve(loop: Any) -> None:
