@@ -155,11 +155,12 @@ class _Worker:
         self._thread = threading.Thread(
             target=self._serve, args=(idle,), daemon=True, name=f"allm-tool-{position}"
         )
-        self._thread.start()
 
     def run(self, job: _Job) -> Callable[[], None]:
         """Have the handler run; returns what lets it go."""
         self._jobs.put(job)
+        if self._thread.ident is None:  # started with its first handler, it need not wait for that
+            self._thread.start()
 
         def let_go() -> None:
             if job.claimed():
