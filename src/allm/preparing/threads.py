@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -80,13 +79,16 @@ class Ready(Struct, frozen=True):
     @classmethod
     def joined(cls, pieces: Sequence[Ready]) -> Ready:
         """All of them, where each is what was new `since` the one before."""
-        return cls(
-            tuple(chain.from_iterable([piece.messages for piece in pieces])),
-            tuple(chain.from_iterable([piece.changes for piece in pieces])),
-            tuple(chain.from_iterable([piece.ids for piece in pieces])),
-            dict(chain.from_iterable([piece.made.items() for piece in pieces if piece.made])),
-            pieces[-1].head,
-        )
+        messages: list[Message] = []
+        changes: list[Change] = []
+        ids: list[str] = []
+        made: dict[str, int] = {}
+        for piece in pieces:
+            messages += piece.messages
+            changes += piece.changes
+            ids += piece.ids
+            made.update(piece.made)
+        return cls(tuple(messages), tuple(changes), tuple(ids), made, pieces[-1].head)
 
 
 def readied(
