@@ -31,11 +31,13 @@ def current_kit() -> Any:
 class AsyncioKit:
     """Tasks belong to the stream and are awaited when it closes."""
 
+    __slots__ = ("loop", "tasks")
+
     needs_scope = False
 
     def __init__(self, loop: Any) -> None:
         self.loop = loop
-        self.tasks: set[Any] = set()
+        self.tasks: set[Any] | None = None  # made for the first one: most streams start none
 
     async def enter(self) -> None: ...
 
@@ -72,6 +74,8 @@ class AsyncioKit:
     def spawn(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Any]:
         """Start a task; returns what cancels it."""
         task = self.loop.create_task(work())
+        if self.tasks is None:
+            self.tasks = set()
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         cancel: Callable[[], Any] = task.cancel
@@ -79,6 +83,8 @@ class AsyncioKit:
 
     async def join(self) -> None:
         """Wait for all other tasks, even while this one is being cancelled."""
+        if not self.tasks:
+            return
         import asyncio
 
         while others := self.tasks - {asyncio.current_task()}:

@@ -60,6 +60,10 @@ _NOBODY: Final = _Nobody()
 class TaskPorts:
     """Performs the effects of one run and owns what they open; `aclose` releases it."""
 
+    __slots__ = (
+        "_beside", "began", "body", "events", "interrupt", "kit", "pace", "plan", "ring", "stopped", "wake",
+    )  # fmt: skip
+
     effect, batch = Effect, Batch
 
     def __init__(self, plan: Plan, ring: KeyRing, kit: Any) -> None:
@@ -72,11 +76,15 @@ class TaskPorts:
         self.body: AsyncBody | None = None
         self.interrupt: Callable[[], None] = _nothing
         self.events: Iterator[Event] | AsyncIterator[Event] | None = None
-        self.tools = ToolWork()
-        self.finished: list[tuple[StartTool, ToolDone]] = []
         self.wake: Any = _NOBODY
-        self.beside: list[TaskPorts] = []
-        self.runs: list[RunDone] = []
+        self._beside: _Beside | None = None
+
+    @property
+    def beside(self) -> _Beside:
+        """What goes on beside the loop; made when the first of it begins, as most runs have none."""
+        if self._beside is None:
+            self._beside = _Beside()
+        return self._beside
 
     async def perform(self, effect: Effect[Any]) -> Any:
         if self.stopped.is_set():
@@ -184,36 +192,37 @@ class TaskPorts:
             if effect.is_async:
                 abandon = self.kit.spawn(lambda: awaited(effect, self._put))
             else:
-                abandon = self.tools.start(effect, self._put_from_thread)
+                abandon = self.beside.tools.start(effect, self._put_from_thread)
         except Exception as error:
             abandon = _nothing
             self._put(effect, ToolDone(effect.position, None, error, 0.0))
-        self.tools.add(effect, abandon)
+        self.beside.tools.add(effect, abandon)
 
     def _put_from_thread(self, effect: StartTool, done: ToolDone) -> None:
         self.kit.from_thread(lambda: self._put(effect, done))
 
     def _put(self, effect: StartTool, done: ToolDone) -> None:
-        self.finished.append((effect, done))
+        self.beside.finished.append((effect, done))
         self.wake.set()
 
     async def _next_tool(self, effect: NextTool) -> ToolDone:
+        beside = self.beside
         while True:
-            while self.finished:
-                started, done = self.finished.pop(0)
-                if self.tools.take(started):
+            while beside.finished:
+                started, done = beside.finished.pop(0)
+                if beside.tools.take(started):
                     return done
-            overdue = self.tools.overdue()
+            overdue = beside.tools.overdue()
             if overdue is not None:
                 return overdue
             self.wake = self.kit.event()
-            await self.kit.wait(self.wake, self.tools.wait(self.pace.run_remaining()))
+            await self.kit.wait(self.wake, beside.tools.wait(self.pace.run_remaining()))
             if self.stopped.is_set():
                 raise CancelledError("the stream was cancelled")
 
     async def _start_run(self, effect: StartRun) -> None:
-        ports = TaskPorts(self.plan, self.ring, self.kit)
-        self.beside.append(ports)
+        beside, ports = self.beside, TaskPorts(self.plan, self.ring, self.kit)
+        beside.ports.append(ports)
 
         async def main() -> None:
             value: Any = None
@@ -224,19 +233,20 @@ class TaskPorts:
                 error = caught
             finally:
                 await ports._close_body(None)
-                self.runs.append(RunDone(effect.position, value, error))
+                beside.runs.append(RunDone(effect.position, value, error))
                 self.wake.set()
 
         self.kit.spawn(main)
 
     async def _next_run(self, effect: NextRun) -> RunDone:
-        while not self.runs:
+        beside = self.beside
+        while not beside.runs:
             self.wake = self.kit.event()
             if not await self.kit.wait(self.wake, self.pace.run_remaining()):
                 raise self.pace.passed()
             if self.stopped.is_set():
                 raise CancelledError("the stream was cancelled")
-        return self.runs.pop(0)
+        return beside.runs.pop(0)
 
     async def _call_hook(self, effect: CallHook) -> Any:
         """A blocking hook on a thread, an async one as a task; the run's deadline ends the wait."""
@@ -294,9 +304,8 @@ class TaskPorts:
 
     def _cancelled(self) -> None:
         self.wake.set()
-        for ports in self.beside:
-            ports.stopped.set()
-            ports._cancelled()
+        if self._beside is not None:
+            self._beside.cancel_runs()
         if self.body is not None:
             self.body.cancel()
         else:
@@ -304,10 +313,8 @@ class TaskPorts:
 
     async def aclose(self) -> None:
         self.stopped.set()
-        self.tools.abandon_all()
-        for ports in self.beside:
-            ports.stopped.set()
-            ports._cancelled()
+        if self._beside is not None:
+            self._beside.close()
         try:
             await self._close_body(None)
         finally:
@@ -317,6 +324,27 @@ class TaskPorts:
         """The stream was garbage: close when the loop comes round."""
         self.stopped.set()
         self.kit.later(self.aclose)
+
+
+class _Beside:
+    """What goes on beside the loop of a run: handlers and other loops, each with what has come of them."""
+
+    __slots__ = ("finished", "ports", "runs", "tools")
+
+    def __init__(self) -> None:
+        self.tools = ToolWork()
+        self.finished: list[tuple[StartTool, ToolDone]] = []
+        self.ports: list[TaskPorts] = []
+        self.runs: list[RunDone] = []
+
+    def cancel_runs(self) -> None:
+        for ports in self.ports:
+            ports.stopped.set()
+            ports._cancelled()
+
+    def close(self) -> None:
+        self.tools.abandon_all()
+        self.cancel_runs()
 
 
 async def _known(key: tuple[str, Any] | None) -> tuple[str, Any] | None:

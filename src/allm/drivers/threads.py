@@ -51,6 +51,8 @@ class ThreadPorts:
     """Performs the effects of one run and owns what they open. `close` releases it, `cancel` (from any
     thread) ends a wait."""
 
+    __slots__ = ("_beside", "began", "body", "events", "opening", "pace", "plan", "ring", "stopped")
+
     effect, batch = Effect, Batch
 
     def __init__(self, plan: Plan, ring: KeyRing) -> None:
@@ -62,12 +64,14 @@ class ThreadPorts:
         self.body: Body | None = None
         self.opening: Any = None
         self.events: Iterator[Event] | None = None
-        self.tools = ToolWork()
-        self.finished: queue.SimpleQueue[tuple[StartTool, ToolDone] | None] = queue.SimpleQueue()
-        self.coroutines = _Coroutines()
-        self.beside: list[ThreadPorts] = []
-        self.runs: queue.SimpleQueue[RunDone | None] = queue.SimpleQueue()
-        self.hook: Any = None  # the future of an async hook that is waited for
+        self._beside: _Beside | None = None
+
+    @property
+    def beside(self) -> _Beside:
+        """What goes on beside the loop; made when the first of it begins, as most runs have none."""
+        if self._beside is None:
+            self._beside = _Beside()
+        return self._beside
 
     def perform(self, effect: Effect[Any]) -> Any:
         """The reply to `effect`. Raises `CancelledError` once `cancel` was called."""
@@ -131,34 +135,36 @@ class ThreadPorts:
         return None
 
     def _start_tool(self, effect: StartTool) -> None:
-        start = self.coroutines.start if effect.is_async else self.tools.start
+        beside = self.beside
+        start = beside.coroutines.start if effect.is_async else beside.tools.start
         try:
             abandon = start(effect, self._put)
         except Exception as error:
             abandon = _nothing
             self._put(effect, ToolDone(effect.position, None, error, 0.0))
-        self.tools.add(effect, abandon)
+        beside.tools.add(effect, abandon)
 
     def _put(self, effect: StartTool, done: ToolDone) -> None:
-        self.finished.put((effect, done))
+        self.beside.finished.put((effect, done))
 
     def _next_tool(self, effect: NextTool) -> ToolDone:
+        beside = self.beside
         while True:
             try:
-                found = self.finished.get(timeout=self.tools.wait(self.pace.run_remaining()))
+                found = beside.finished.get(timeout=beside.tools.wait(self.pace.run_remaining()))
             except queue.Empty:
-                overdue = self.tools.overdue()
+                overdue = beside.tools.overdue()
                 if overdue is not None:
                     return overdue
                 continue
             if found is None:
                 raise CancelledError("the stream was cancelled")
-            if self.tools.take(found[0]):
+            if beside.tools.take(found[0]):
                 return found[1]
 
     def _start_run(self, effect: StartRun) -> None:
-        ports = ThreadPorts(self.plan, self.ring)
-        self.beside.append(ports)
+        beside, ports = self.beside, ThreadPorts(self.plan, self.ring)
+        beside.ports.append(ports)
         context = contextvars.copy_context()
 
         def main() -> None:
@@ -168,13 +174,13 @@ class ThreadPorts:
             except BaseException as caught:
                 error = caught
             ports.close()
-            self.runs.put(RunDone(effect.position, value, error))
+            beside.runs.put(RunDone(effect.position, value, error))
 
         threading.Thread(target=main, daemon=True, name=f"allm-run-{effect.position}").start()
 
     def _next_run(self, effect: NextRun) -> RunDone:
         try:
-            done = self.runs.get(timeout=self.pace.run_remaining())
+            done = self.beside.runs.get(timeout=self.pace.run_remaining())
         except queue.Empty:
             raise self.pace.passed() from None
         if done is None:
@@ -185,11 +191,12 @@ class ThreadPorts:
         answer = effect.call()
         if not isawaitable(answer):
             return answer
-        self.hook = hook = self.coroutines.submit(_result_of(answer))
+        beside = self.beside
+        beside.hook = hook = beside.coroutines.submit(_result_of(answer))
         try:
             return self._hooked(hook)
         finally:
-            self.hook = None
+            beside.hook = None
             hook.cancel()
 
     def _hooked(self, hook: Any) -> Any:
@@ -224,13 +231,9 @@ class ThreadPorts:
 
     def cancel(self) -> None:
         self.stopped.set()
-        self.finished.put(None)
-        self.runs.put(None)
-        hook = self.hook
-        if hook is not None:
-            hook.cancel()
-        for ports in self.beside:
-            ports.cancel()
+        beside = self._beside
+        if beside is not None:  # what is begun from now on sees that the run is stopped, before it waits
+            beside.cancel()
         body, opening = self.body, self.opening
         if body is not None:
             body.cancel()
@@ -239,11 +242,11 @@ class ThreadPorts:
 
     def close(self) -> None:
         self.stopped.set()
-        for ports in self.beside:
-            ports.cancel()
-        self._close_body(None)
-        self.tools.abandon_all()
-        self.coroutines.close()
+        try:
+            self._close_body(None)
+        finally:
+            if self._beside is not None:
+                self._beside.close()
 
 
 _PERFORM: Final[dict[type[Any], Callable[[ThreadPorts, Any], Any]]] = {
@@ -335,6 +338,36 @@ def _nothing() -> None: ...
 
 async def _result_of(work: Awaitable[Any]) -> Any:
     return await work
+
+
+class _Beside:
+    """What goes on beside the loop of a run: handlers, hooks that are awaited, other loops."""
+
+    __slots__ = ("coroutines", "finished", "hook", "ports", "runs", "tools")
+
+    def __init__(self) -> None:
+        self.tools = ToolWork()
+        self.finished: queue.SimpleQueue[tuple[StartTool, ToolDone] | None] = queue.SimpleQueue()
+        self.coroutines = _Coroutines()
+        self.hook: Any = None  # the future of one that is waited for
+        self.ports: list[ThreadPorts] = []
+        self.runs: queue.SimpleQueue[RunDone | None] = queue.SimpleQueue()
+
+    def cancel(self) -> None:
+        """End every wait; from any thread."""
+        self.finished.put(None)
+        self.runs.put(None)
+        hook = self.hook
+        if hook is not None:
+            hook.cancel()
+        for ports in self.ports:
+            ports.cancel()
+
+    def close(self) -> None:
+        for ports in self.ports:
+            ports.cancel()
+        self.tools.abandon_all()
+        self.coroutines.close()
 
 
 class _Coroutines:
