@@ -23,6 +23,11 @@ Start = Callable[[Plan, "RunFold"], "Loop[None]"]
 class _Run(Generic[R]):
     """What both faces share: the loop, the fold, the view, and how a run ends."""
 
+    __slots__ = (
+        "__weakref__", "_ended", "_failure", "_finish", "_folded", "_free", "_hidden", "_kit", "_layer",
+        "_loop", "_plan", "_ports", "_ready", "_ring", "_shown", "_start", "_stopping", "_watched",
+    )  # fmt: skip
+
     def __init__(
         self, plan: Plan, ring: KeyRing, start: Start, layer: Any, finish: Callable[[Any], R]
     ) -> None:
@@ -31,6 +36,9 @@ class _Run(Generic[R]):
         self._start = start
         self._layer = layer
         self._finish = finish
+        self._folded: Any = None
+        self._kit: Any = None  # of the event loop, where one drives the run
+        self._ports: Any = None
         self._loop: Any = None  # begun with the ports
         self._ended = False
         self._failure: AllmError | None = None
@@ -41,8 +49,14 @@ class _Run(Generic[R]):
         self._ready: Iterator[Event] = iter(())  # events that have come and were not taken
         self._shown = self._ready  # those of them that the view shows
 
-    @cached_property
+    @property
     def _fold(self) -> Any:
+        """The fold of the events that were taken."""
+        if self._folded is None:
+            self._folded = self._begun_fold()
+        return self._folded
+
+    def _begun_fold(self) -> Any:
         if self._plan.media is not None:
             from allm.loops.media import MediaFold
 
@@ -162,7 +176,7 @@ class Stream(_Run[R], Iterator[Event]):
     another thread.
     """
 
-    _ports: Any = None
+    __slots__ = ()
 
     def __iter__(self) -> Stream[R]:
         return self
@@ -217,12 +231,12 @@ class Stream(_Run[R], Iterator[Event]):
                 return event
         ports = self._ports or self._opened()
         loop = self._loop
-        effect, perform = ports.effect, ports.perform
+        effect = ports.effect
         item = next(loop)
         while True:
             if isinstance(item, effect):
                 try:
-                    reply = perform(item)
+                    reply = ports.perform(item)
                 except CancelledError:
                     raise
                 except Exception as error:
@@ -334,8 +348,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
     is required: it opens the nursery in which tools run.
     """
 
-    _ports: Any = None
-    _kit: Any = None
+    __slots__ = ()
 
     def __aiter__(self) -> AsyncStream[R]:
         return self
@@ -400,13 +413,13 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
                 return event
         ports = self._ports or self._opened()
         loop = self._loop
-        effect, perform = ports.effect, ports.perform
+        effect = ports.effect
         try:
             item = next(loop)
             while True:
                 if isinstance(item, effect):
                     try:
-                        reply = await perform(item)
+                        reply = await ports.perform(item)
                     except CancelledError:
                         raise
                     except Exception as error:
