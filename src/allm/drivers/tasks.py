@@ -118,9 +118,9 @@ class TaskPorts:
         if self.stopped.is_set():
             interrupt()
 
-    async def _read_body(self, effect: ReadBody) -> bytes:
+    def _read_body(self, effect: ReadBody) -> Awaitable[bytes]:
         assert self.body is not None
-        return await self.body.read(least(self.pace.remaining(effect.progress), effect.within))
+        return self.body.read(least(self.pace.remaining(effect.progress), effect.within))
 
     async def _close_body(self, effect: CloseBody | None) -> None:
         body, self.body = self.body, None
