@@ -15,7 +15,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from allm.data.events import Event
-from allm.drivers.pace import FRAME_SECONDS, Pace, StopFlag, least
+from allm.drivers.pace import FRAME_SECONDS, Pace, least
 from allm.drivers.threads import _adapter_key, finished_key, key_header, keyed, routed
 from allm.drivers.toolwork import ToolWork, awaited
 from allm.drivers.transports import transport_of
@@ -72,7 +72,7 @@ class TaskPorts:
         self.kit = kit
         self.pace = Pace(plan.timeouts)
         self.began = time.monotonic()
-        self.stopped = StopFlag()
+        self.stopped = False
         self.body: AsyncBody | None = None
         self.interrupt: Callable[[], None] = _nothing
         self.events: Iterator[Event] | AsyncIterator[Event] | None = None
@@ -87,13 +87,13 @@ class TaskPorts:
         return self._beside
 
     async def perform(self, effect: Effect[Any]) -> Any:
-        if self.stopped.is_set():
+        if self.stopped:
             raise CancelledError("the stream was cancelled")
         try:
             reply = await _PERFORM[type(effect)](self, effect)
         except DeadlineExceededError as error:
             raise self.pace.named(error) from error.__cause__
-        if self.stopped.is_set():
+        if self.stopped:
             raise CancelledError("the stream was cancelled")
         return reply
 
@@ -115,7 +115,7 @@ class TaskPorts:
 
     def _opening(self, interrupt: Callable[[], None]) -> None:
         self.interrupt = interrupt
-        if self.stopped.is_set():
+        if self.stopped:
             interrupt()
 
     def _read_body(self, effect: ReadBody) -> Awaitable[bytes]:
@@ -141,7 +141,7 @@ class TaskPorts:
     async def _open_events(self, effect: OpenEvents) -> None:
         adapter, request = effect.adapter, effect.request
         _, ring = routed(self.plan, self.ring, effect.route)
-        ctx = replace(effect.ctx, cancelled=self.stopped.is_set, api_key=_adapter_key(ring, adapter))
+        ctx = replace(effect.ctx, cancelled=lambda: self.stopped, api_key=_adapter_key(ring, adapter))
         if hasattr(adapter, "astream"):
             self.events = aiter(adapter.astream(request, ctx))
         elif hasattr(adapter, "acomplete"):
@@ -180,7 +180,7 @@ class TaskPorts:
             await ready.wait()
         except BaseException:
             if whole_run:
-                self.stopped.set()
+                self.stopped = True
             raise
         value, error = outcome[0]
         if error is not None:
@@ -217,7 +217,7 @@ class TaskPorts:
                 return overdue
             self.wake = self.kit.event()
             await self.kit.wait(self.wake, beside.tools.wait(self.pace.run_remaining()))
-            if self.stopped.is_set():
+            if self.stopped:
                 raise CancelledError("the stream was cancelled")
 
     async def _start_run(self, effect: StartRun) -> None:
@@ -244,7 +244,7 @@ class TaskPorts:
             self.wake = self.kit.event()
             if not await self.kit.wait(self.wake, self.pace.run_remaining()):
                 raise self.pace.passed()
-            if self.stopped.is_set():
+            if self.stopped:
                 raise CancelledError("the stream was cancelled")
         return beside.runs.pop(0)
 
@@ -266,7 +266,7 @@ class TaskPorts:
 
         abandon = self.kit.spawn(main)
         try:
-            while not outcome and not self.stopped.is_set():  # a tool that ends wakes it as well
+            while not outcome and not self.stopped:  # a tool that ends wakes it as well
                 self.wake = self.kit.event()
                 if not await self.kit.wait(self.wake, self.pace.run_remaining()):
                     break
@@ -274,7 +274,7 @@ class TaskPorts:
             if not outcome:
                 abandon()
         if not outcome:
-            raise CancelledError("the stream was cancelled") if self.stopped.is_set() else self.pace.passed()
+            raise CancelledError("the stream was cancelled") if self.stopped else self.pace.passed()
         value, error = outcome[0]
         if error is not None:
             raise error
@@ -299,7 +299,7 @@ class TaskPorts:
 
     def cancel(self) -> None:
         """From any task or thread: the waits end, the reading task gets `CancelledError`."""
-        self.stopped.set()
+        self.stopped = True
         self.kit.from_thread(self._cancelled)
 
     def _cancelled(self) -> None:
@@ -312,7 +312,7 @@ class TaskPorts:
             self.interrupt()
 
     async def aclose(self) -> None:
-        self.stopped.set()
+        self.stopped = True
         if self._beside is not None:
             self._beside.close()
         try:
@@ -322,7 +322,7 @@ class TaskPorts:
 
     def dropped(self) -> None:
         """The stream was garbage: close when the loop comes round."""
-        self.stopped.set()
+        self.stopped = True
         self.kit.later(self.aclose)
 
 
@@ -339,7 +339,7 @@ class _Beside:
 
     def cancel_runs(self) -> None:
         for ports in self.ports:
-            ports.stopped.set()
+            ports.stopped = True
             ports._cancelled()
 
     def close(self) -> None:
