@@ -113,24 +113,27 @@ class AsyncioKit:
         before it has ended."""
         import asyncio
 
+        task: Any = asyncio.current_task()
+        others = task.cancelling()
         interrupted = False
 
         def interrupt() -> None:
             nonlocal interrupted
-            if not interrupted and scope.when() is None:
-                interrupted = True
-                scope.reschedule(0.0)
-
-        try:
-            async with asyncio.timeout(None) as scope:
-                hold(interrupt)
-                return await work()
-        except TimeoutError:
             if not interrupted:
+                interrupted = True
+                task.cancel()
+
+        hold(interrupt)
+        try:
+            return await work()
+        except asyncio.CancelledError:
+            if not interrupted or task.cancelling() > others + 1:  # somebody else cancelled the task, too
                 raise
             return None
         finally:
             hold(_nothing)
+            if interrupted:
+                task.uncancel()
 
     def later(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` when nobody can await it: the stream was dropped."""

@@ -103,6 +103,8 @@ class TaskPorts:
         plan, ring = routed(self.plan, self.ring, effect.route)
         request = keyed(plan, effect.request)
         header = finished_key(request, await _known(key_header(ring, request)))
+        if self.stopped:  # while the key was waited for
+            raise CancelledError("the stream was cancelled")
         opened = await self.kit.interruptible(
             lambda: transport_of(plan.engine.transport, "awaited").open(request, timeouts, header),
             self._opening,
@@ -115,8 +117,6 @@ class TaskPorts:
 
     def _opening(self, interrupt: Callable[[], None]) -> None:
         self.interrupt = interrupt
-        if self.stopped:
-            interrupt()
 
     def _read_body(self, effect: ReadBody) -> Awaitable[bytes]:
         assert self.body is not None
