@@ -6,6 +6,7 @@ This file makes a run of each verb (plan, loop, layer), for the blocking and the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from allm.engine import Engine
@@ -21,10 +22,16 @@ S = TypeVar("S")
 
 
 def start(plan: Plan, fold: RunFold) -> Loop[None]:
-    """The loop of the layer that the fold is for; loaded at the first event."""
+    """The loop of the layer that the fold is for."""
+    return _runs()[fold.layer](plan, fold)
+
+
+@cache
+def _runs() -> Mapping[str, Callable[[Plan, RunFold], Loop[None]]]:
+    """The loops of all layers, loaded at the first event."""
     from allm.loops.chat import RUNS
 
-    return RUNS[fold.layer](plan, fold)
+    return RUNS
 
 
 def _start_media(plan: Plan, fold: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from allm.data.events import Event, StreamFailed, TextDelta
@@ -61,9 +62,7 @@ class _Run(Generic[R]):
             from allm.loops.media import MediaFold
 
             return MediaFold(self._layer)
-        from allm.folds import RunFold
-
-        return RunFold(self._layer, self._plan.base, self._plan.progress)
+        return _folds().RunFold(self._layer, self._plan.base, self._plan.progress)
 
     def _partial(self) -> R:
         return self._finish(self._fold)
@@ -150,6 +149,38 @@ class _Run(Generic[R]):
         if not self._fold.complete and self._fold.error is None:
             raise self._cancelled()
         return self._partial()
+
+
+# Modules that are loaded at the first event, so that building a stream stays light. They are kept here, as
+# an import inside a method looks for its module each time.
+
+
+@cache
+def _folds() -> ModuleType:
+    from allm import folds
+
+    return folds
+
+
+@cache
+def _threads() -> ModuleType:
+    from allm.drivers import threads
+
+    return threads
+
+
+@cache
+def _tasks() -> ModuleType:
+    from allm.drivers import tasks
+
+    return tasks
+
+
+@cache
+def _kits() -> ModuleType:
+    from allm.drivers import kits
+
+    return kits
 
 
 _logged: dict[int, Any] = {}  # weak references by id, which is used anew
@@ -254,10 +285,9 @@ class Stream(_Run[R], Iterator[Event]):
         return next(self._ready)
 
     def _opened(self) -> Any:
-        from allm.drivers.threads import ThreadPorts
-
         self._loop = self._start(self._plan, self._fold)
-        self._ports = self._observed(ThreadPorts(self._plan, self._ring), "WatchedPorts")
+        ports = _threads().ThreadPorts(self._plan, self._ring)
+        self._ports = self._observed(ports, "WatchedPorts")
         return self._ports
 
     def text(self) -> Iterator[str]:
@@ -355,9 +385,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
 
     async def __aenter__(self) -> AsyncStream[R]:
         if self._kit is None:
-            from allm.drivers.kits import current_kit
-
-            self._kit = current_kit()
+            self._kit = _kits().current_kit()
             await self._kit.enter()
         return self
 
@@ -439,17 +467,15 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
         return next(self._ready)
 
     def _opened(self) -> Any:
-        from allm.drivers.kits import current_kit
-        from allm.drivers.tasks import TaskPorts
-
         if self._kit is None:
-            self._kit = current_kit()
+            self._kit = _kits().current_kit()
             if self._kit.needs_scope:
                 raise ConfigurationError(
                     "on trio a stream needs `async with allm.aio.stream(...) as s:`; that opens the nursery"
                 )
         self._loop = self._start(self._plan, self._fold)
-        self._ports = self._observed(TaskPorts(self._plan, self._ring, self._kit), "WatchedTaskPorts")
+        ports = _tasks().TaskPorts(self._plan, self._ring, self._kit)
+        self._ports = self._observed(ports, "WatchedTaskPorts")
         return self._ports
 
     async def text(self) -> AsyncIterator[str]:
