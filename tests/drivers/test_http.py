@@ -210,14 +210,23 @@ def fast_asyncio(request: HttpRequest, timeouts: Timeouts, settings: HttpSetting
     return asyncio.run(awaited(request, timeouts, settings, "httptools"))
 
 
-FACES = [blocking, on_asyncio, on_trio, fast_blocking, fast_asyncio]
-KINDS = ["httpx2", "httptools"]
+def core_blocking(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) -> bytes:
+    return blocking(request, timeouts, settings, "core")
+
+
+def core_asyncio(request: HttpRequest, timeouts: Timeouts, settings: HttpSettings) -> bytes:
+    return asyncio.run(awaited(request, timeouts, settings, "core"))
+
+
+FACES = [blocking, on_asyncio, on_trio, core_blocking, core_asyncio, fast_blocking, fast_asyncio]
+KINDS = ["httpx2", "core", "httptools"]
 Face = Callable[[HttpRequest, Timeouts, HttpSettings], bytes]
 faces = pytest.mark.parametrize("face", FACES)
 kinds = pytest.mark.parametrize("kind", KINDS)
 RUNS = [
     pytest.param(asyncio.run, "httpx2", id="asyncio"),
     pytest.param(lambda made: trio.run(lambda: made), "httpx2", id="trio"),
+    pytest.param(asyncio.run, "core", id="core_asyncio"),
     pytest.param(asyncio.run, "httptools", id="fast_asyncio"),
 ]
 runs = pytest.mark.parametrize(("run", "kind"), RUNS)
@@ -675,7 +684,7 @@ def test_aclose_of_an_unfinished_body(run: Callable[[Any], Any], kind: str) -> N
 # ---- loops and processes ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("face", [on_asyncio, on_trio, fast_asyncio])
+@pytest.mark.parametrize("face", [on_asyncio, on_trio, core_asyncio, fast_asyncio])
 def test_ten_loops_leave_nothing_open(face: Face) -> None:
     with serving(answering(OK)) as server:
         before = descriptors()
@@ -897,20 +906,20 @@ def poisoning(context: ssl.SSLContext) -> Callable[[socket.socket, Server], None
     return serve
 
 
-@pytest.mark.parametrize("face", ["blocking", "asyncio", "trio", "fast_blocking", "fast_asyncio"])
-def test_bytes_after_an_answer_over_tls(faults: Any, face: str) -> None:
+@pytest.mark.parametrize("face", ["blocking", "asyncio", "trio"])
+@kinds
+def test_bytes_after_an_answer_over_tls(faults: Any, face: str, kind: str) -> None:
     folder = faults._srv.cert_dir
     if not folder:
         pytest.skip("no certificates can be made here")
     settings = HttpSettings(verify=f"{folder}/ca.pem", trust_env=False)
-    kind = "httptools" if "fast" in face else "httpx2"
 
     async def twice(request: HttpRequest) -> list[bytes]:
         return [await awaited(request, EASY, settings, kind) for _ in range(2)]
 
     with serving(poisoning(faults._srv._ssl("good"))) as server:
         request = post(server.url.replace("http:", "https:"))
-        if "blocking" in face:
+        if face == "blocking":
             answers = [blocking(request, EASY, settings, kind) for _ in range(2)]
         else:
             answers = trio.run(twice, request) if face == "trio" else asyncio.run(twice(request))

@@ -355,7 +355,7 @@ def test_a_silent_connection_is_probed_awaited(run: Run, kind: str) -> None:
     async def main(server: Server) -> None:
         body = await async_transport_for(NO_ENV, kind).open(post(server.url), EASY)
         line: Any = body._line
-        source = line._inner if kind == "httpx2" else line._transport
+        source = line._inner if hasattr(line, "_inner") else line._transport
         assert kept_alive(source.get_extra_info("socket"))
         await body.aclose()
 

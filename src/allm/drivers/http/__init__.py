@@ -5,8 +5,10 @@
 | `calls`, `failures` | deadlines and cancelling of one exchange; what went wrong as an error of the library |
 | `messages`, `routes`, `codings` | requests and heads; certificates and proxies; compressed bodies |
 | `sockets`, `idle` | blocking sockets that any thread can end; idle connections |
-| `blocking`, `awaited`, `core` | the transports of both faces, on httpcore2's connections |
-| `parsed`, `fast_blocking`, `fast_asyncio` | connections read by httptools, of the extra `fast` |
+| `blocking`, `awaited` | the transports of both faces |
+| `direct_blocking`, `direct_asyncio` | connections of our own, where no proxy is needed |
+| `answers`, `fast` | what reads their answers: h11, or httptools with the extra `fast` |
+| `core` | httpcore2's connections, for proxies and for trio; `blocking` and `awaited` have them |
 
 Import it lazily: it brings an HTTP client.
 """
@@ -19,10 +21,13 @@ import sys
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from allm.drivers.http.answers import Answer, H11Answer
 from allm.drivers.http.awaited import AsyncCoreLine, AsyncDial, AsyncHttpTransport, in_trio, turn
-from allm.drivers.http.blocking import OPEN, CoreLine, Dial, HttpTransport
+from allm.drivers.http.blocking import OPEN, Dial, HttpTransport
+from allm.drivers.http.direct_blocking import DirectLine
 from allm.drivers.http.routes import HttpSettings
 
 __all__ = ["HttpSettings", "aclose", "async_transport_for", "close", "transport_for"]
@@ -59,19 +64,23 @@ def async_transport_for(settings: HttpSettings | None = None, kind: str = "httpx
 
 
 def _dial(kind: str) -> Dial:
-    if kind == "httpx2":
-        return CoreLine
-    from allm.drivers.http.fast_blocking import ParsedLine
-
-    return ParsedLine
+    return partial(DirectLine, answers=_answers(kind))
 
 
 def _async_dial(kind: str) -> AsyncDial:
-    if kind == "httpx2":
+    if in_trio():
         return AsyncCoreLine
-    from allm.drivers.http.fast_asyncio import LoopLine
+    from allm.drivers.http.direct_asyncio import AsyncDirectLine
 
-    return LoopLine
+    return partial(AsyncDirectLine, answers=_answers(kind))
+
+
+def _answers(kind: str) -> type[Answer]:
+    if kind == "httpx2":
+        return H11Answer
+    from allm.drivers.http.fast import FastAnswer
+
+    return FastAnswer
 
 
 class _Home:

@@ -18,7 +18,7 @@ from allm.drivers.http.calls import Call
 from allm.drivers.http.codings import Inflate, inflate_for
 from allm.drivers.http.failures import STALE, explain
 from allm.drivers.http.idle import Idle, recent
-from allm.drivers.http.messages import Target, Wire, head_of, wire_of
+from allm.drivers.http.messages import Target, Wire, head_of, headers_of, wire_of
 from allm.drivers.http.routes import HttpSettings, Routes
 from allm.drivers.http.sockets import READ, WRITE, readable, tune
 from allm.errors import AllmError
@@ -71,7 +71,7 @@ AsyncDial = Callable[[HttpSettings, Target, httpx2.Proxy | None, Call], AsyncLin
 
 
 class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
-    """A connection of httpcore2, on either kind of loop."""
+    """A connection of httpcore2, on either kind of loop: for hosts behind a proxy, and for all under trio."""
 
     def __init__(
         self, settings: HttpSettings, target: Target, proxy: httpx2.Proxy | None, call: Call
@@ -99,7 +99,7 @@ class AsyncCoreLine(httpcore2.AsyncNetworkBackend):
         self._stream = response.stream
         state = core.parser_of(self._connection)
         self._body = aiter(self._stream) if state is None else core.Pieces(state)
-        return head_of(response.status, response.headers, wire.target)
+        return head_of(response.status, headers_of(response.headers), wire.target)
 
     async def more(self) -> bytes:
         body = self._body

@@ -19,9 +19,10 @@ import httpx2
 from allm.drivers.http import core
 from allm.drivers.http.calls import Call
 from allm.drivers.http.codings import Inflate, inflate_for
+from allm.drivers.http.direct_blocking import DirectLine
 from allm.drivers.http.failures import STALE, explain
 from allm.drivers.http.idle import Idle, recent
-from allm.drivers.http.messages import Target, Wire, head_of, wire_of
+from allm.drivers.http.messages import Target, Wire, head_of, headers_of, wire_of
 from allm.drivers.http.routes import HttpSettings, Routes
 from allm.drivers.http.sockets import Line, readable
 from allm.errors import AllmError
@@ -35,7 +36,7 @@ Dial = Callable[[HttpSettings, Target, httpx2.Proxy | None, Call], Line]
 
 
 class CoreLine(Line, httpcore2.NetworkBackend):
-    """A connection of httpcore2 on a socket of ours."""
+    """A connection of httpcore2 on a socket of ours, for hosts behind a proxy."""
 
     def __init__(
         self, settings: HttpSettings, target: Target, proxy: httpx2.Proxy | None, call: Call
@@ -56,7 +57,7 @@ class CoreLine(Line, httpcore2.NetworkBackend):
         self._stream = response.stream
         state = core.parser_of(self._connection)
         self._body = iter(self._stream) if state is None else core.Pieces(state)
-        return head_of(response.status, response.headers, wire.target)
+        return head_of(response.status, headers_of(response.headers), wire.target)
 
     def more(self) -> bytes:
         body = self._body
@@ -189,7 +190,7 @@ class HttpBody:
 class HttpTransport:
     """See `allm.ports.Transport`. `dial` makes the connections that no proxy is needed for."""
 
-    def __init__(self, settings: HttpSettings | None = None, dial: Dial = CoreLine) -> None:
+    def __init__(self, settings: HttpSettings | None = None, dial: Dial = DirectLine) -> None:
         self.settings = settings or HttpSettings()
         self._dial = dial
         self._routes = Routes(self.settings)

@@ -20,6 +20,7 @@ from allm.ports import HttpHead, HttpRequest
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
 Fields = list[tuple[bytes, bytes]]
+Headers = dict[str, str]
 
 
 class Target(Struct, frozen=True):
@@ -102,15 +103,27 @@ def _field(name: str, value: str) -> tuple[bytes, bytes]:
     return name.encode("ascii"), value.strip().encode("ascii")
 
 
-def head_of(status: int, fields: Iterable[tuple[bytes, bytes]], target: Target) -> HttpHead:
+def bytes_of(wire: Wire) -> memoryview:
+    """The request as it goes on the wire; a view, whose repr does not show the key."""
+    lines = [b"%b %b HTTP/1.1" % (wire.method.encode("ascii"), wire.target.url.target)]
+    lines += [b"%b: %b" % field for field in wire.fields]
+    return memoryview(b"\r\n".join([*lines, b"", wire.body]))
+
+
+def headers_of(fields: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The fields of an answer by their names in lower case; what comes twice is joined."""
+    headers: Headers = {}
+    for raw_name, raw_value in fields:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def head_of(status: int, headers: Headers, target: Target) -> HttpHead:
     """The head of an answer.
 
     Raises RedirectRefusedError for 3xx, and WireError where it tells its length in two ways.
     """
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in fields:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if "content-length" in headers and "transfer-encoding" in headers:
         # Readers that choose differently would disagree on where the next answer begins (RFC 9112, 6.3).
         text = "the answer has both a content-length and a transfer-encoding"

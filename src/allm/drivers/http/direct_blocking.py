@@ -1,33 +1,39 @@
-"""A blocking connection whose answers httptools reads; the one of the extra `fast`."""
+"""A blocking connection of our own, for hosts that need no proxy. What reads its answers can be chosen."""
 
 from __future__ import annotations
 
 import httpcore2
 import httpx2
 
+from allm.drivers.http.answers import Answer, H11Answer
 from allm.drivers.http.calls import Call
-from allm.drivers.http.messages import Target, Wire, head_of
-from allm.drivers.http.parsed import Answer, bytes_of
+from allm.drivers.http.messages import Target, Wire, bytes_of, head_of
 from allm.drivers.http.routes import HttpSettings, tls_context
 from allm.drivers.http.sockets import Line
 from allm.ports import HttpHead
 
 
-class ParsedLine(Line):
-    """A connection that needs no proxy."""
+class DirectLine(Line):
+    """A connection without a proxy; `answers` reads what comes."""
 
     def __init__(
-        self, settings: HttpSettings, target: Target, proxy: httpx2.Proxy | None, call: Call
+        self,
+        settings: HttpSettings,
+        target: Target,
+        proxy: httpx2.Proxy | None,
+        call: Call,
+        answers: type[Answer] = H11Answer,
     ) -> None:
         super().__init__(target.origin, call, int(target.secure))
         self._settings = settings
-        self._answer = Answer()
+        self._answers = answers
+        self._answer: Answer  # of the request that was sent last
         self._whole = True  # whether the request was sent to its end
 
     def exchange(self, wire: Wire) -> HttpHead:
+        self._answer = answer = self._answers(bodiless=wire.method == "HEAD")
         if self._sock is None:
             self._open(wire.target)
-        self._answer = answer = Answer(bodiless=wire.method == "HEAD")
         try:
             self.transmit(bytes_of(wire))
         except httpcore2.WriteError:
@@ -36,7 +42,7 @@ class ParsedLine(Line):
             answer.feed(self.receive())
             if answer.fault is not None and not answer.opened:
                 raise answer.fault
-        return head_of(answer.status, answer.fields, wire.target)
+        return head_of(answer.status, answer.headers, wire.target)
 
     def more(self) -> bytes:
         answer = self._answer

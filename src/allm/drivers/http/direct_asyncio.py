@@ -1,4 +1,4 @@
-"""An asyncio connection whose answers httptools reads; the one of the extra `fast`.
+"""An asyncio connection of our own, for hosts that need no proxy. What reads its answers can be chosen.
 
 Bytes are parsed where they arrive. Whoever waits is woken once for all that a turn of the loop brought.
 """
@@ -14,10 +14,10 @@ from typing import Any, Final
 import httpcore2
 import httpx2
 
+from allm.drivers.http.answers import Answer, H11Answer
 from allm.drivers.http.awaited import abort
 from allm.drivers.http.calls import Call, failure
-from allm.drivers.http.messages import Target, Wire, head_of
-from allm.drivers.http.parsed import Answer, bytes_of
+from allm.drivers.http.messages import Target, Wire, bytes_of, head_of
 from allm.drivers.http.routes import HttpSettings, tls_context
 from allm.drivers.http.sockets import WRITE, numeric, readable, tune
 from allm.ports import HttpHead
@@ -25,11 +25,16 @@ from allm.ports import HttpHead
 AHEAD: Final = 256 * 1024  # bytes that may wait for their reader before the socket has to
 
 
-class LoopLine(asyncio.Protocol):
-    """A connection that needs no proxy, and the call that uses it now."""
+class AsyncDirectLine(asyncio.Protocol):
+    """A connection without a proxy, and the call that uses it now; `answers` reads what comes."""
 
     def __init__(
-        self, settings: HttpSettings, target: Target, proxy: httpx2.Proxy | None, call: Call
+        self,
+        settings: HttpSettings,
+        target: Target,
+        proxy: httpx2.Proxy | None,
+        call: Call,
+        answers: type[Answer] = H11Answer,
     ) -> None:
         self.key = target.origin
         self.call = call
@@ -37,7 +42,8 @@ class LoopLine(asyncio.Protocol):
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._answer = Answer()
+        self._answers = answers
+        self._answer: Answer  # of the request that was sent last
         self._whole = True  # whether the request was sent to its end
         self._unread = 0
         self._paused = False
@@ -49,16 +55,16 @@ class LoopLine(asyncio.Protocol):
         self._process = os.getpid()
 
     async def exchange(self, wire: Wire) -> HttpHead:
+        self._answer = answer = self._answers(bodiless=wire.method == "HEAD")
         if self._transport is None:
             await self._open(wire.target)
-        self._answer = answer = Answer(bodiless=wire.method == "HEAD")
         await self._transmit(bytes_of(wire))
         while not answer.opened:
             why = answer.fault or self._lost
             if why is not None:
                 raise why
             await self._wait()
-        return head_of(answer.status, answer.fields, wire.target)
+        return head_of(answer.status, answer.headers, wire.target)
 
     async def more(self) -> bytes:
         answer = self._answer

@@ -1,0 +1,128 @@
+"""One answer out of the bytes of its connection: what all readers share, and the reader that stands on h11.
+
+Pure: bytes in, bytes out. A reader is made for each answer, so nothing of one call is left for the next.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Final
+
+import h11
+import httpcore2
+
+from allm.drivers.http.messages import Headers, headers_of
+
+BARREN: Final = 100 * 1024  # bytes that may come without a head or a byte of the body
+# What h11 is told of a request; it only has to know whether the answer has a body.
+_GET: Final = h11.Request(method="GET", target="/", headers=[("host", "")])
+_HEAD: Final = h11.Request(method="HEAD", target="/", headers=[("host", "")])
+
+
+class Answer(ABC):
+    """One answer; a subclass has the parser.
+
+    `opened` once the head is there, `ended` once the body is; `reusable` then says whether the connection
+    can serve again. `fault` is why no more can be read; what came before it is good. Answers of 1xx are
+    left out. `bodiless`: the head is all, as where HEAD was asked.
+    """
+
+    __slots__ = (
+        "_barren",
+        "_bodiless",
+        "_parts",
+        "ended",
+        "fault",
+        "headers",
+        "opened",
+        "reusable",
+        "status",
+    )
+
+    def __init__(self, *, bodiless: bool = False) -> None:
+        self.status = 0
+        self.headers: Headers = {}
+        self.opened = False
+        self.ended = False
+        self.reusable = False
+        self.fault: Exception | None = None
+        self._parts: list[bytes] = []
+        self._barren = 0
+        self._bodiless = bodiless
+
+    def feed(self, data: bytes) -> None:
+        """Take what a read has brought; b"" where the connection has ended."""
+        if self.ended or self.fault is not None:
+            self.reusable = False
+        elif data:
+            self._barren += len(data)
+            self._parse(data)
+            if self._barren > BARREN:
+                self._refuse("nothing but framing")
+        else:
+            self._cut()
+
+    def take(self) -> bytes:
+        """All of the body that has come, in one piece. Raises the fault where nothing came before it."""
+        parts = self._parts
+        if not parts:
+            if self.fault is not None:
+                raise self.fault
+            return b""
+        self._parts = []
+        return b"".join(parts)
+
+    @abstractmethod
+    def _parse(self, data: bytes) -> None:
+        """Read what has come. `_barren` counts anew from a head and from bytes of the body."""
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """The connection has ended: so does an answer that has no other end."""
+
+    def _refuse(self, why: str, cause: Exception | None = None) -> None:
+        self.fault = httpcore2.RemoteProtocolError(why)
+        self.fault.__cause__ = cause
+
+
+class H11Answer(Answer):
+    """An answer that h11 reads, the parser of httpcore2."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, *, bodiless: bool = False) -> None:
+        super().__init__(bodiless=bodiless)
+        self._state = h11.Connection(h11.CLIENT, BARREN)
+        self._state.send(_HEAD if bodiless else _GET)
+
+    def _parse(self, data: bytes) -> None:
+        self._state.receive_data(data)
+        try:
+            self._read()
+        except h11.RemoteProtocolError as exc:
+            self._refuse("not HTTP/1.1", exc)
+
+    def _cut(self) -> None:
+        self._parse(b"")
+
+    def _read(self) -> None:
+        state = self._state
+        while not self.ended:
+            event = state.next_event()
+            if type(event) is h11.Data:
+                self._parts.append(event.data)
+                self._barren = 0
+            elif event is h11.NEED_DATA:
+                break
+            elif type(event) is h11.Response:
+                self._open(event)
+            elif type(event) is h11.EndOfMessage:
+                self.ended = True
+                # Whatever came behind it would be taken for the next answer.
+                self.reusable = state.their_state is h11.DONE and state.trailing_data == (b"", False)
+
+    def _open(self, event: h11.Response) -> None:
+        self.status = event.status_code
+        self.headers = headers_of(event.headers)
+        self.opened = True
+        self._barren = 0
