@@ -123,6 +123,6 @@ class H11Answer(Answer):
 
     def _open(self, event: h11.Response) -> None:
         self.status = event.status_code
-        self.headers = headers_of(event.headers)
+        self.headers = headers_of(event.headers.raw_items())
         self.opened = True
         self._barren = 0

@@ -377,7 +377,7 @@ class AsyncHttpBody:
             await self._line.abandon()
 
     def __del__(self) -> None:
-        with suppress(AttributeError):
+        if not getattr(self, "_closed", True):
             self._abandon()
 
 

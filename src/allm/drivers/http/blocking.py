@@ -183,7 +183,7 @@ class HttpBody:
         self._call.cancel()
 
     def __del__(self) -> None:
-        with suppress(AttributeError):
+        if not getattr(self, "_closed", True):
             self.close()
 
 

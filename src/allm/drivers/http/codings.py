@@ -57,7 +57,10 @@ class Inflate:
 
 def inflate_for(head: HttpHead) -> Inflate | None:
     """What undoes the body's coding; None where it has none. Raises WireError for one not asked for."""
-    names = [name.strip().lower() for name in head.headers.get("content-encoding", "").split(",")]
+    given = head.headers.get("content-encoding")
+    if given is None:
+        return None
+    names = [name.strip().lower() for name in given.split(",")]
     codings = [name for name in names if name not in ("", "identity")]
     if not codings:
         return None

@@ -76,28 +76,33 @@ def wire_of(request: HttpRequest, key: tuple[str, str] | None) -> Wire:
     target = target_of(request.url)
     if not _TOKEN.fullmatch(request.method):
         raise failure("invalid_input", f"method {request.method[:40]!r} cannot be sent", "input")
-    return Wire(request.method, target, _fields(request, target, key), request.body)
-
-
-def _fields(request: HttpRequest, target: Target, key: tuple[str, str] | None) -> Fields:
-    headers = {"host": target.host.decode("ascii"), "accept": "*/*", "accept-encoding": "gzip, deflate"}
-    headers |= {name.lower(): value for name, value in request.headers.items()}
-    headers.pop("transfer-encoding", None)
-    headers.pop("content-length", None)
-    fields = [_field(name, value) for name, value in headers.items()]
+    fields = [*_fields(target.host, tuple(request.headers.items()), key[0] if key is not None else "")]
     if request.body or request.method != "GET":
         fields.append((b"content-length", b"%d" % len(request.body)))
-    if key is None:
-        return fields
-    if not _TOKEN.fullmatch(key[0]) or not (key[1].isascii() and key[1].isprintable()):
+    if key is not None:
+        fields.append(_key_field(*key))
+    return Wire(request.method, target, fields, request.body)
+
+
+@functools.lru_cache(maxsize=128)
+def _fields(host: bytes, given: tuple[tuple[str, str], ...], key: str) -> tuple[tuple[bytes, bytes], ...]:
+    """All fields but those of the body and the key. Kept, as most requests have those of the one before."""
+    headers = {"host": host.decode("ascii"), "accept": "*/*", "accept-encoding": "gzip, deflate"}
+    headers |= {name.lower(): value for name, value in given}
+    headers.pop("transfer-encoding", None)
+    headers.pop("content-length", None)
+    fields = {name: _field(name, value) for name, value in headers.items()}
+    fields.pop(key.lower(), None)
+    return tuple(fields.values())
+
+
+def _key_field(name: str, value: str) -> tuple[bytes, bytes]:
+    if not _TOKEN.fullmatch(name) or not (value.isascii() and value.isprintable()):
         raise failure("configuration", "the API key holds characters no header can carry", "input")
-    name = key[0].lower().encode("ascii")
-    return [*[field for field in fields if field[0] != name], (name, key[1].strip().encode("ascii"))]
+    return name.lower().encode("ascii"), value.strip().encode("ascii")
 
 
-@functools.lru_cache(maxsize=256)
 def _field(name: str, value: str) -> tuple[bytes, bytes]:
-    """A header, checked. Kept, as most requests have those of the one before."""
     if not _TOKEN.fullmatch(name) or _CONTROL.search(value) or not value.isascii():
         raise failure("invalid_input", f"header {name[:40]!r} cannot be sent", "input")
     return name.encode("ascii"), value.strip().encode("ascii")
