@@ -109,28 +109,29 @@ class AsyncDirectLine(asyncio.Protocol):
         self._end(httpcore2.ReadError("closed here"))
 
     async def _open(self, target: Target) -> None:
+        """One deadline is for name, TCP and TLS."""
         context = tls_context(self._settings) if target.secure else None
-        sock = await self._connect(await self._addresses(target))
-        try:
-            async with asyncio.timeout(self.call.left()):
+        async with asyncio.timeout(self.call.left()):
+            sock = await self._connect(await self._addresses(target))
+            try:
                 await self._loop.create_connection(
                     lambda: self, sock=sock, ssl=context, server_hostname=target.bare if context else None
                 )
-        except BaseException:
-            sock.close()
-            raise
+            except BaseException:
+                sock.close()
+                raise
 
     async def _connect(self, addresses: list[Any]) -> socket.socket:
-        """To the first address that answers; each gets its share of the time that is left."""
+        """To the first address that answers; each but the last gets its share of the time that is left."""
         last: OSError | None = None
-        for position, (family, kind, proto, _, address) in enumerate(addresses):
-            rest = self.call.left()
+        for position, (family, kind, proto, _, address) in enumerate(addresses, 1):
+            rest, others = self.call.left(), len(addresses) - position
+            share = rest / (others + 1) if others and rest is not None else None
             try:
-                async with asyncio.timeout(None if rest is None else rest / (len(addresses) - position)):
+                async with asyncio.timeout(share):
                     return await self._dial(socket.socket(family, kind, proto), address)
             except OSError as exc:
                 last = exc
-        self.call.left()
         raise httpcore2.ConnectError("no address answered") from last
 
     async def _dial(self, sock: socket.socket, address: Any) -> socket.socket:
@@ -148,8 +149,7 @@ class AsyncDirectLine(asyncio.Protocol):
         if known := numeric(target.bare, target.port):
             return known
         try:
-            async with asyncio.timeout(self.call.left()):
-                return await self._loop.getaddrinfo(target.bare, target.port, type=socket.SOCK_STREAM)
+            return await self._loop.getaddrinfo(target.bare, target.port, type=socket.SOCK_STREAM)
         except socket.gaierror:
             raise failure("network_error", "the host name cannot be resolved", "connect") from None
 
