@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import httpcore2
@@ -121,7 +122,7 @@ class AsyncDirectLine(asyncio.Protocol):
                 sock.close()
                 raise
 
-    async def _connect(self, addresses: list[Any]) -> socket.socket:
+    async def _connect(self, addresses: Sequence[Any]) -> socket.socket:
         """To the first address that answers; each but the last gets its share of the time that is left."""
         last: OSError | None = None
         for position, (family, kind, proto, _, address) in enumerate(addresses, 1):
@@ -144,7 +145,7 @@ class AsyncDirectLine(asyncio.Protocol):
             raise
         return sock
 
-    async def _addresses(self, target: Target) -> list[Any]:
+    async def _addresses(self, target: Target) -> Sequence[Any]:
         """As getaddrinfo tells them; no thread is asked about what is an address already."""
         if known := numeric(target.bare, target.port):
             return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import os
 import select
@@ -12,6 +13,7 @@ import ssl
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -196,15 +198,16 @@ def readable(sock: Any) -> bool:
         return True
 
 
-def numeric(host: str, port: int) -> list[Any]:
+@functools.lru_cache(maxsize=128)
+def numeric(host: str, port: int) -> tuple[Any, ...]:
     """What getaddrinfo tells of a host that is an address already; nothing of a name."""
     with suppress(ValueError):
         ipaddress.ip_address(host)
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    return []
+        return tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    return ()
 
 
-def _resolve(host: str, port: int, call: Call) -> list[Any]:
+def _resolve(host: str, port: int, call: Call) -> Sequence[Any]:
     """Addresses of a host, by the deadline; names are looked up on a thread as that cannot be ended."""
     if known := numeric(host, port):
         return known
@@ -232,7 +235,7 @@ def _slice(rest: float | None) -> float:
     return POLL if rest is None else min(POLL, rest)
 
 
-def _connect(addresses: list[Any], call: Call) -> socket.socket:
+def _connect(addresses: Sequence[Any], call: Call) -> socket.socket:
     """The first address that answers; each gets its share of the time that is left."""
     last: OSError | None = None
     for position, (family, kind, proto, _, address) in enumerate(addresses):
