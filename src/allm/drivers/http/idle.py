@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final, Generic, Protocol, TypeVar
 
 IDLE_SECONDS: Final = 30.0  # how long an idle connection is kept
@@ -24,8 +24,8 @@ class Idle(Generic[L]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._count = 0
-        self._lines: dict[str, deque[L]] = {}
+        self._lines: dict[str, deque[L]] = {}  # of each origin, as they came
+        self._order: OrderedDict[L, None] = OrderedDict()  # of all, the longest idle first
 
     def take(self, key: str) -> L | None:
         """The connection of an origin that was used last; it may have waited too long."""
@@ -35,21 +35,21 @@ class Idle(Generic[L]):
         """Keep a connection; gives those that are kept no longer."""
         line.since = time.monotonic()
         self._lines.setdefault(line.key, deque()).append(line)
-        self._count += 1
+        self._order[line] = None
         gone = []
-        while self._lines and (self._count > self._most or not recent(self._oldest())):
-            gone.append(self._remove(self._oldest().key, 0))
+        while self._order:
+            oldest = next(iter(self._order))
+            if len(self._order) <= self._most and recent(oldest):
+                break
+            gone.append(self._remove(oldest.key, 0))
         return gone
 
     def clear(self) -> list[L]:
         """All of them; none are kept any more."""
-        lines = [line for found in self._lines.values() for line in found]
+        lines = list(self._order)
         self._lines.clear()
-        self._count = 0
+        self._order.clear()
         return lines
-
-    def _oldest(self) -> L:
-        return min((lines[0] for lines in self._lines.values()), key=lambda line: line.since)
 
     def _remove(self, key: str, place: int) -> L:
         lines = self._lines[key]
@@ -57,7 +57,7 @@ class Idle(Generic[L]):
         del lines[place]
         if not lines:
             del self._lines[key]
-        self._count -= 1
+        del self._order[line]
         return line
 
 
