@@ -33,12 +33,13 @@ def transport_of(wanted: Any, face: str) -> Any:
 
 
 def _named(name: str, face: str) -> Any:
-    from allm.drivers.http import async_transport_for, transport_for
-    from allm.drivers.http.awaited import in_trio
+    import allm.drivers.http as http
 
     if face == "blocking":
-        return transport_for(kind=_kind(name, face))
-    return async_transport_for(kind=_kind(name, "trio" if in_trio() else "asyncio"))
+        return http.transport_for(kind=_kind(name, face))
+    from allm.drivers.http.awaited import in_trio
+
+    return http.async_transport_for(kind=_kind(name, "trio" if in_trio() else "asyncio"))
 
 
 @functools.cache
