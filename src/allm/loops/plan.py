@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from allm import providers
+from allm.capabilities import preflight
 from allm.data.content import ImagePart
 from allm.data.events import RawChunk, TextDelta, ToolCallDelta
 from allm.data.messages import Message, Thread, user
@@ -317,8 +318,6 @@ def _adapted(
     """The request as the model can take it, with warnings; an adapter without `target` takes anything."""
     if not hasattr(adapter, "target"):
         return request, ()
-    from allm.capabilities import preflight
-
     target = adapter.target(request, ctx)
     return preflight(request, target.provider, target.endpoint, on_unsupported)
 

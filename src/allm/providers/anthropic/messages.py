@@ -6,7 +6,8 @@ Facts from the API pages and SDK types of the version `2026-10-21`, read 2026-11
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -43,6 +44,10 @@ from allm.providers.encoding import (
     said_in,
     stable,
 )
+
+if TYPE_CHECKING:
+    from allm.providers.anthropic.messages_stream import MessagesTurn
+    from allm.providers.decoding import AnswerDecoder
 
 ANTHROPIC_URL: Final = "https://api.anthropic.com"
 ANTHROPIC_KEY: Final = KeyRule("anthropic", ("ANTHROPIC_API_KEY",), "x-api-key", "")
@@ -104,12 +109,9 @@ class Anthropic(HttpAdapter):
         )
 
     def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder:
-        from allm.providers.anthropic.messages_stream import MessagesTurn
-        from allm.providers.decoding import AnswerDecoder
-
+        answer, turn = _readers()
         structured = structured_tool(request, self._known(request))
-        turn = MessagesTurn(self.name, request, instructions(request), structured)
-        return AnswerDecoder(turn, head, ctx.limits)
+        return answer(turn(self.name, request, instructions(request), structured), head, ctx.limits)
 
     def resume(self, request: Request, response: Response, ctx: CallContext) -> Request | None:
         """The request that goes on where a paused answer stopped: the same, with the answer so far.
@@ -139,6 +141,15 @@ class Anthropic(HttpAdapter):
         if not path.endswith("/v1/messages"):
             path += "/messages" if path.endswith("/v1") else "/v1/messages"
         return f"{path}?{query}" if query else path
+
+
+@cache
+def _readers() -> tuple[type[AnswerDecoder], type[MessagesTurn]]:
+    """What reads answers, loaded with the first of them."""
+    from allm.providers.anthropic.messages_stream import MessagesTurn
+    from allm.providers.decoding import AnswerDecoder
+
+    return AnswerDecoder, MessagesTurn
 
 
 def instructions(request: Request) -> str | None:

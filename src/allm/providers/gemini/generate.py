@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
 from msgspec.structs import replace
@@ -28,6 +29,10 @@ from allm.providers.encoding import (
     said_in,
 )
 from allm.providers.gemini.contents import contents_of
+
+if TYPE_CHECKING:
+    from allm.providers.decoding import AnswerDecoder
+    from allm.providers.gemini.generate_stream import GenerateTurn
 
 GEMINI_URL = "https://generativelanguage.googleapis.com"
 GEMINI_KEY = KeyRule("gemini", ("GOOGLE_API_KEY", "GEMINI_API_KEY"), "x-goog-api-key", "")
@@ -82,10 +87,8 @@ class Gemini(HttpAdapter):
         return HttpRequest(url, body_of(body), headers, self.key, warnings=tuple(warnings))
 
     def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder:
-        from allm.providers.decoding import AnswerDecoder
-        from allm.providers.gemini.generate_stream import GenerateTurn
-
-        return AnswerDecoder(GenerateTurn(self.name, request), head, ctx.limits)
+        answer, turn = _readers()
+        return answer(turn(self.name, request), head, ctx.limits)
 
     def resume(self, request: Request, response: Response, ctx: CallContext) -> Request | None:
         """The same request with the token that a paused answer (`CONTINUATION`) came with."""
@@ -178,6 +181,15 @@ class Gemini(HttpAdapter):
         warnings.extend([f"tool {tool.name}: {loss}" for loss in made.losses])
         declared[field] = made.schema
         return {**declared, **own_fields(tool, self.name)}
+
+
+@cache
+def _readers() -> tuple[type[AnswerDecoder], type[GenerateTurn]]:
+    """What reads answers, loaded with the first of them."""
+    from allm.providers.decoding import AnswerDecoder
+    from allm.providers.gemini.generate_stream import GenerateTurn
+
+    return AnswerDecoder, GenerateTurn
 
 
 def method_url(name: str, ctx: CallContext, base_url: str, model: str, method: str) -> str:

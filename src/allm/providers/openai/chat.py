@@ -7,7 +7,8 @@ What servers want differently is named in `Quirks`, as data; the rows are in
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -45,6 +46,10 @@ from allm.providers.openai import (
     wire_headers,
     wire_url,
 )
+
+if TYPE_CHECKING:
+    from allm.providers.decoding import AnswerDecoder
+    from allm.providers.openai.chat_stream import ChatTurn
 
 
 class Quirks(Struct, frozen=True, kw_only=True):
@@ -113,10 +118,8 @@ class OpenAIChat(HttpAdapter):
         return HttpRequest(url, body_of(body), headers, self.key, warnings=tuple(warnings))
 
     def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder:
-        from allm.providers.decoding import AnswerDecoder
-        from allm.providers.openai.chat_stream import ChatTurn
-
-        return AnswerDecoder(ChatTurn(self.name, request), head, ctx.limits)
+        answer, turn = _readers()
+        return answer(turn(self.name, request), head, ctx.limits)
 
     def _tools(self, request: Request, body: dict[str, Any], warnings: list[str]) -> None:
         if request.tools:
@@ -280,6 +283,15 @@ class OpenAIChat(HttpAdapter):
         if extra:
             encoded["extra_content"] = stable(extra)
         return encoded
+
+
+@cache
+def _readers() -> tuple[type[AnswerDecoder], type[ChatTurn]]:
+    """What reads answers, loaded with the first of them."""
+    from allm.providers.decoding import AnswerDecoder
+    from allm.providers.openai.chat_stream import ChatTurn
+
+    return AnswerDecoder, ChatTurn
 
 
 def _image(part: ImagePart) -> dict[str, Any]:

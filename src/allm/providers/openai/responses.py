@@ -13,7 +13,8 @@ not verified.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
 
@@ -47,6 +48,10 @@ from allm.providers.encoding import (
 from allm.providers.openai import OPENAI_KEY, OPENAI_URL, cache_fields, wire_headers, wire_url
 
 _ENCRYPTED = "reasoning.encrypted_content"
+
+if TYPE_CHECKING:
+    from allm.providers.decoding import AnswerDecoder
+    from allm.providers.openai.responses_stream import ResponsesTurn
 
 
 class OpenAIResponses(HttpAdapter):
@@ -83,11 +88,9 @@ class OpenAIResponses(HttpAdapter):
         return HttpRequest(url, body_of(body), headers, self.key, warnings=tuple(said.warnings))
 
     def decoder(self, request: Request, head: HttpHead, ctx: CallContext) -> Decoder:
-        from allm.providers.decoding import AnswerDecoder
-        from allm.providers.openai.responses_stream import ResponsesTurn
-
+        answer, turn = _readers()
         stored = bool(request.options.get("store", ctx.adapter_options.get("stateful")))
-        return AnswerDecoder(ResponsesTurn(self.name, request, stored=stored), head, ctx.limits)
+        return answer(turn(self.name, request, stored=stored), head, ctx.limits)
 
     def _body(self, request: Request, said: Said, options: Mapping[str, Any]) -> dict[str, Any]:
         messages, items, warnings = said
@@ -175,6 +178,15 @@ class OpenAIResponses(HttpAdapter):
             encoded["strict"] = made.strict
             warnings.extend([f"tool {tool.name}: {loss}" for loss in made.losses])
         return {**encoded, **own}
+
+
+@cache
+def _readers() -> tuple[type[AnswerDecoder], type[ResponsesTurn]]:
+    """What reads answers, loaded with the first of them."""
+    from allm.providers.decoding import AnswerDecoder
+    from allm.providers.openai.responses_stream import ResponsesTurn
+
+    return AnswerDecoder, ResponsesTurn
 
 
 def _merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:
