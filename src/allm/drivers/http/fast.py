@@ -61,6 +61,7 @@ class FastAnswer(Answer):
             return
         self.status = self._parser.get_status_code()
         self.headers = headers_of(self._fields)
+        self._fields.clear()
         if not self._understood():
             self._refuse("not HTTP/1.1")
             return
@@ -77,9 +78,7 @@ class FastAnswer(Answer):
             self._barren = 0
 
     def on_message_complete(self) -> None:
-        if not self.opened:
-            self._fields.clear()
-        elif not self.ended:
+        if self.opened and not self.ended:
             self._finish()
 
     def _understood(self) -> bool:
