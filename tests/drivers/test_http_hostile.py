@@ -5,6 +5,7 @@ Every transport on each of its faces, over socket servers made here.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -21,8 +22,9 @@ import pytest
 import allm
 from allm import keys
 from allm.drivers import http
-from allm.drivers.http import HttpSettings, async_transport_for, routes, transport_for
+from allm.drivers.http import HttpSettings, async_transport_for, direct_asyncio, routes, transport_for
 from allm.drivers.http.calls import Call
+from allm.drivers.http.direct_asyncio import AsyncDirectLine
 from allm.drivers.http.sockets import WRITE
 from allm.errors import AllmError, ConfigurationError, ValidationError
 from allm.limits import Timeouts
@@ -40,7 +42,9 @@ from tests.drivers.test_http import (
     blocking,
     faces,
     failure,
+    fast_asyncio,
     kinds,
+    on_asyncio,
     post,
     read_request,
     runs,
@@ -374,3 +378,30 @@ def test_the_next_address_is_tried(face: Face, monkeypatch: pytest.MonkeyPatch) 
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
         assert face(post(f"http://two.invalid:{there[1]}/"), EASY, NO_ENV) == b"hello"
+
+
+@pytest.mark.parametrize("face", [on_asyncio, fast_asyncio])
+def test_an_address_that_is_silent_does_not_hold_up_the_next(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dial = AsyncDirectLine._dial
+    given_up: list[Any] = []
+
+    async def silent_at_first(line: AsyncDirectLine, found: Any) -> socket.socket:
+        if found[4] != there:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                given_up.append(found[4])
+        return await dial(line, found)
+
+    with serving(answering(OK)) as server:
+        there = server.listener.getsockname()
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (("192.0.2.1", 9), there)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        monkeypatch.setattr(AsyncDirectLine, "_dial", silent_at_first)
+        monkeypatch.setattr(direct_asyncio, "HEAD_START", 0.0)
+        assert face(post("http://silent.invalid/"), EASY, NO_ENV) == b"hello"
+        assert given_up == [("192.0.2.1", 9)]

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from allm.drivers.http.sockets import WRITE, numeric, readable, tune
 from allm.ports import HttpHead
 
 AHEAD: Final = 256 * 1024  # bytes that may wait for their reader before the socket has to
+HEAD_START: Final = 0.25  # seconds that an address has before the next one is tried beside it
 
 
 class AsyncDirectLine(asyncio.Protocol):
@@ -123,19 +125,33 @@ class AsyncDirectLine(asyncio.Protocol):
                 raise
 
     async def _connect(self, addresses: Sequence[Any]) -> socket.socket:
-        """To the first address that answers; each but the last gets its share of the time that is left."""
-        last: OSError | None = None
-        for position, (family, kind, proto, _, address) in enumerate(addresses, 1):
-            rest, others = self.call.left(), len(addresses) - position
-            share = rest / (others + 1) if others and rest is not None else None
-            try:
-                async with asyncio.timeout(share):
-                    return await self._dial(socket.socket(family, kind, proto), address)
-            except OSError as exc:
-                last = exc
+        """To the first address that answers; another is tried where one fails or is slow (RFC 8305)."""
+        if len(addresses) == 1:
+            return await self._dial(addresses[0])
+        rest = deque(addresses)
+        dials: set[asyncio.Task[socket.socket]] = set()
+        last: BaseException | None = None
+        try:
+            while rest or dials:
+                if rest:
+                    dials.add(self._loop.create_task(self._dial(rest.popleft())))
+                done, _ = await asyncio.wait(
+                    dials, timeout=HEAD_START if rest else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for dial in done:
+                    dials.remove(dial)
+                    last = dial.exception()
+                    if last is None:
+                        return dial.result()
+        finally:
+            for dial in dials:
+                dial.cancel()
+                dial.add_done_callback(_drop)
         raise httpcore2.ConnectError("no address answered") from last
 
-    async def _dial(self, sock: socket.socket, address: Any) -> socket.socket:
+    async def _dial(self, found: Any) -> socket.socket:
+        family, kind, proto, _, address = found
+        sock = socket.socket(family, kind, proto)
         try:
             sock.setblocking(False)
             await self._loop.sock_connect(sock, address)
@@ -244,3 +260,9 @@ class AsyncDirectLine(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
         self._wake()
+
+
+def _drop(dial: asyncio.Task[socket.socket]) -> None:
+    """Close a connection that came too late."""
+    if not dial.cancelled() and dial.exception() is None:
+        dial.result().close()
