@@ -6,7 +6,7 @@ Folding is by kind of event, never by generic merging, and costs one list append
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import Any, Final, Literal
 
@@ -224,11 +224,11 @@ class _Step:
     def __init__(self, begun: Progress) -> None:
         self.asked = begun.asked
         self.response = begun.response
-        self.started = [*begun.started]
-        self.results = [*begun.results]
+        self.started = begun.started
+        self.results = begun.results
         self.approved = begun.approved
         self.halted = begun.halted
-        self.ended = [*begun.ended]
+        self.ended = begun.ended
         self.then = begun.then
 
     def progress(self, turns: int, response: Response | None) -> Progress:
@@ -238,8 +238,8 @@ class _Step:
             turns=turns,
             asked=self.asked,
             response=response,
-            started=tuple(self.started),
-            results=tuple(self.results),
+            started=self.started,
+            results=self.results,
             approved=self.approved,
             halted=self.halted,
             ended=tuple([end for end in self.ended if end.message.tool_call_id not in answered]),
@@ -248,6 +248,7 @@ class _Step:
 
 
 _AT_ITS_BEGINNING: Final = Progress()
+_NONE_LEFT: Final[Iterator[Event]] = iter(())
 
 
 class RunFold:
@@ -275,9 +276,10 @@ class RunFold:
         self.base = Thread() if base is None else base
         self._turn = ResponseFold()
         self._turn.ended = begun.response
-        self._given: list[Event] = []
-        self._left: Iterator[Event] = iter(())
-        self._step = self._last = _Step(begun)
+        self._given: Sequence[Event] = ()
+        self._left = _NONE_LEFT
+        self._step = _Step(begun)
+        self._last: _Step | None = None  # the one before, which ended
         self.steps: list[StepResult] = []
         self.chat: ChatResult | None = None
         self.error: ErrorInfo | None = None
@@ -302,7 +304,7 @@ class RunFold:
 
     def settle(self) -> None:
         self._turn.extend(self._given)
-        self._given, self._left = [], iter(())
+        self._given, self._left = (), _NONE_LEFT
 
     def add(self, event: Event) -> None:
         kind = type(event)
@@ -321,12 +323,12 @@ class RunFold:
                 self._new_turn(begun=True)
             take(self._turn, event)
         elif kind is ToolExecutionStarted:
-            self._step.started.append(event.call.id)  # type: ignore[union-attr]  # by its kind
+            self._step.started += (event.call.id,)  # type: ignore[union-attr]  # by its kind
         elif kind is ToolExecutionCompleted:
             if event.result is not None:  # type: ignore[union-attr]  # by its kind
-                self._step.ended.append(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
+                self._step.ended += (event.result,)  # type: ignore[union-attr, operator]  # by its kind
         elif kind is ToolResultEncoded:
-            self._step.results.append(event)  # type: ignore[arg-type]  # by its kind
+            self._step.results += (event,)  # type: ignore[operator]  # by its kind
         elif kind is StepCompleted:
             self._end_step(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
         elif kind is ChatCompleted:
@@ -352,8 +354,8 @@ class RunFold:
         if not self.in_turn and self.steps:  # a run that went on says again how its step ended
             self.steps[-1] = result
             return
-        self._last = self._step
-        self._last.asked, self._last.response = result.asked, result.response
+        self._last = ended = self._step
+        ended.asked, ended.response = result.asked, result.response
         self.steps.append(result)
         self._new_turn(begun=False)
 
@@ -395,8 +397,9 @@ class RunFold:
     def owes(self) -> bool:
         """Whether the run stands between two steps of which the loop itself, or the user, begins the second:
         the first had ended the turn of the model."""
-        between = not self.in_turn and bool(self.steps)
-        return between and (self.steps[-1].done or bool(self._last.then))
+        if self.in_turn or self._last is None:
+            return False
+        return self.steps[-1].done or bool(self._last.then)
 
     @property
     def finished(self) -> list[StepResult]:
@@ -406,7 +409,7 @@ class RunFold:
     @property
     def progress(self) -> Progress:
         """The step after the finished ones, as data: how far it has come."""
-        if not self.in_turn and self.steps:
+        if not self.in_turn and self._last is not None:
             return self._last.progress(self._turns + len(self.steps) - 1, self._last.response)
         response = self.turn.response if self.turn.ended is not None else None
         return self._step.progress(self._turns + len(self.steps), response)
