@@ -206,6 +206,8 @@ class Turn(ABC):
     are the next piece of a part that is open: `grow`, which takes those, is the hot path of a dialect.
     """
 
+    __slots__ = ("_parts", "_used", "done", "failure", "id", "model", "provider", "request")
+
     def __init__(self, provider: str, request: Request) -> None:
         self.provider = provider
         self.request = request
@@ -288,17 +290,22 @@ class Turn(ABC):
 class AnswerDecoder:
     """Decodes one answer. Whether it is a stream or one body is seen from its first bytes."""
 
+    __slots__ = ("_body", "_head", "_limits", "_mode", "_over", "_size", "_splitter", "_start", "_turn")
+
     def __init__(self, turn: Turn, head: HttpHead, limits: Limits) -> None:
         self._turn = turn
         self._head = head
         self._limits = limits
-        self._type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._mode = ""  # "sse", "json" or "text", once known
         self._start = b""
         self._body: list[bytes] = []
         self._size = 0
-        self._splitter = EventSplitter(limits.event)
+        self._splitter: EventSplitter  # of a stream: made once it is known to be one
         self._over = False
+
+    @property
+    def _type(self) -> str:
+        return self._head.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
     def may_end(self) -> bool:
@@ -349,8 +356,8 @@ class AnswerDecoder:
             self._mode = "json"
         elif start.startswith(b"<"):
             self._mode = "text"
-        elif self._type == "text/event-stream" or start.startswith(_SSE_STARTS):
-            self._mode = "sse"
+        elif start.startswith(_SSE_STARTS) or self._type == "text/event-stream":
+            self._mode, self._splitter = "sse", EventSplitter(self._limits.event)
         elif final or len(start) >= 6:
             self._mode = "json" if self._type.endswith("json") else "text"
 

@@ -325,6 +325,11 @@ class MessagesTurn(Turn):
     `structured` is the name of the tool that stands in for structured output, where there is one.
     """
 
+    __slots__ = (
+        "_abandoned", "_answered", "_blocks", "_bound", "_calls", "_container", "_finish", "_metadata",
+        "_started", "_structured", "_system", "_usage", "annotations", "warnings",
+    )  # fmt: skip
+
     def __init__(
         self, provider: str, request: Request, system: str | None = None, structured: str | None = None
     ) -> None:

@@ -172,6 +172,11 @@ class _Streamed:
 class GenerateTurn(Turn):
     """What the chunks of one answer have said so far."""
 
+    __slots__ = (
+        "_blocked", "_counted", "_has_calls", "_index", "_metadata", "_open", "_pieces", "_started",
+        "_streamed", "_token", "_usage", "finish",
+    )  # fmt: skip
+
     def __init__(self, provider: str, request: Request) -> None:
         super().__init__(provider, request)
         self.finish: str | None = None

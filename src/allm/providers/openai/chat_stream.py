@@ -209,6 +209,11 @@ _BROKEN_OFF = Refusal("the provider ended the answer with the finish reason 'err
 class ChatTurn(Turn):
     """What the chunks of one answer have said so far."""
 
+    __slots__ = (
+        "_audio", "_by_index", "_calls", "_metadata", "_open", "_pieces", "_provider_data", "_refusal",
+        "_started", "_usage", "finish",
+    )  # fmt: skip
+
     def __init__(self, provider: str, request: Request) -> None:
         super().__init__(provider, request)
         self.finish: str | None = None

@@ -67,6 +67,8 @@ _EVENT = msgspec.json.Decoder(_Event)
 class ImagesTurn(Turn):
     """What one answer has shown so far."""
 
+    __slots__ = ("_about", "_images", "_usage", "_wanted")
+
     def __init__(self, provider: str, request: ImageRequest) -> None:
         super().__init__(provider, Request(model=request.model))
         self._wanted = _count(request)

@@ -140,6 +140,11 @@ class ResponsesTurn(Turn):
     `stored`: the provider keeps the answer, so that the next request may go on from its id.
     """
 
+    __slots__ = (
+        "_annotations", "_bound", "_by_key", "_end", "_has_calls", "_items", "_logprobs", "_refusal",
+        "_sound", "_started", "_stored", "_transcript", "_usage",
+    )  # fmt: skip
+
     def __init__(self, provider: str, request: Request, *, stored: bool = False) -> None:
         super().__init__(provider, request)
         self._stored = stored
