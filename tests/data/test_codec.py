@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from allm.data import content, events, messages, requests, responses, sessions
+from allm.data import codec, content, events, messages, requests, responses, sessions
 from allm.data.codec import TYPES, from_json, from_msgpack, to_json, to_msgpack
 from allm.errors import SessionError, ValidationError
 from tests import strategies
@@ -364,6 +364,32 @@ def test_any_json_in_the_place_of_any_other(value: Any, other: Any, data: DataOb
     node[key] = other
     refused_or_loaded(from_json, json.dumps(tree).encode())
     refused_or_loaded(from_msgpack, PACK(tree))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        messages.Thread((messages.user("hi"),)),
+        sessions.Session(id="s", thread=messages.Thread((messages.user("hi"),))),
+        responses.ChatResult(steps=(responses.StepResult(response=responses.Response(id="r")),)),
+        content.ToolCall("c", "add", {"a": 1}),
+        events.TextDelta("hi"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_this_version_wrote_is_read_in_one_pass(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stage, which looks at each object, is for documents of other versions."""
+    monkeypatch.setattr(codec, "_upgraded", None)
+    assert from_json(to_json(value)) == value
+    assert from_json(to_json(value).encode(), type(value)) == value
+    assert from_msgpack(to_msgpack(value)) == value
+
+
+@pytest.mark.parametrize("word", [b"", b"\xa6thre", b"\xbfthre", b"\xd9"])
+def test_msgpack_that_is_cut_in_its_envelope(word: bytes) -> None:
+    whole = to_msgpack(messages.Thread())
+    with pytest.raises(ValidationError):
+        from_msgpack(whole[: whole.index(b"\xa6thread")] + word)
 
 
 def test_of_duplicate_keys_the_last_wins() -> None:
