@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import Any, TypeVar
 
 import msgspec
@@ -97,6 +98,11 @@ def count(counts: dict[str, Any], *names: str) -> int | None:
         if type(found) is int and 0 <= found < 2**53:
             return found
     return None
+
+
+def amount(value: Any) -> float | None:
+    """A sum of money, where this is one."""
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
 
 
 def answered(**fields: Any) -> Response:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterator
-from math import isfinite
 from typing import Any, Final, Literal
 
 import msgspec
@@ -30,7 +29,18 @@ from allm.data.events import (
 from allm.data.requests import Request
 from allm.data.responses import Usage
 from allm.errors import ValidationError
-from allm.providers.decoding import OpenPart, Turn, answered, builtins, count, counted, excerpt, plain, read
+from allm.providers.decoding import (
+    OpenPart,
+    Turn,
+    amount,
+    answered,
+    builtins,
+    count,
+    counted,
+    excerpt,
+    plain,
+    read,
+)
 from allm.providers.refusals import Refusal, read_refusal
 
 
@@ -319,10 +329,13 @@ class ChatTurn(Turn):
         if not self._started:
             self._started = True
             events.append(MessageStarted(self.id, self.model))
+        others = False
         for choice in chunk.choices:
-            if not choice.index:
+            if choice.index:
+                others = True
+            else:
                 self._choice(choice, whole, events)
-        if any(choice.index for choice in chunk.choices) and self.failure is None:
+        if others and self.failure is None:
             events.append(RawChunk(plain(builtins(data))))  # a second choice: shown as it came, not folded
         return events
 
@@ -603,7 +616,7 @@ def usage_of(raw: dict[str, Any]) -> Usage:
         cache_write_input_tokens=written,
         reasoning_tokens=reasoning,
         total_tokens=total,
-        total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
+        total_cost=amount(cost),
     )
 
 

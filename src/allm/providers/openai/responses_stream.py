@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from math import isfinite
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +25,7 @@ from allm.providers.decoding import (
     OpenCall,
     OpenPart,
     Turn,
+    amount,
     answered,
     builtins,
     count,
@@ -672,7 +672,6 @@ def _removed(transformations: Any) -> tuple[str, ...]:
 
 def usage_of(raw: dict[str, Any]) -> Usage:
     """The counts of a `usage` object in the meaning of `Usage`."""
-    cost = raw.get("cost")
     return counted(
         raw,
         input_tokens=count(raw, "input_tokens"),
@@ -681,7 +680,7 @@ def usage_of(raw: dict[str, Any]) -> Usage:
         cache_write_input_tokens=_detail(raw, "input_tokens_details", "cache_write_tokens"),
         reasoning_tokens=_detail(raw, "output_tokens_details", "reasoning_tokens"),
         total_tokens=count(raw, "total_tokens"),
-        total_cost=float(cost) if isinstance(cost, int | float) and isfinite(cost) else None,
+        total_cost=amount(raw.get("cost")),
     )
 
 
