@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from allm.data.freeform import normalise
 from allm.errors import ValidationError
 
 if TYPE_CHECKING:
+    from json import JSONDecoder
     from os import PathLike
     from pathlib import Path
 
@@ -235,24 +237,26 @@ def parsed_call(
     try:
         value = _JSON.decode(raw) if raw.strip() else {}
         value = {} if value is None else value
-        # A colon stands behind every key: where there are no more of them than keys, none comes twice.
-        if isinstance(value, dict) and (raw.count(":") == len(value) or not _has_duplicate_keys(raw)):
+        if isinstance(value, dict):
+            # A colon stands behind every key: where there are no more of them than keys, none comes twice.
+            if raw.count(":") != len(value):
+                _strict().decode(raw)  # raises
             return ToolCall(id, name, value, raw, provider_data=provider_data or {}, origin=origin)
     except (msgspec.DecodeError, ValidationError, RecursionError, ValueError):
         pass
     return ToolCall(id, name, {}, raw, True, provider_data=provider_data or {}, origin=origin)
 
 
-def _has_duplicate_keys(raw: str) -> bool:
-    import json
+@cache
+def _strict() -> JSONDecoder:
+    """A decoder that refuses an object with the same key twice, of which msgspec takes the last."""
+    from json import JSONDecoder
 
-    found = False
+    return JSONDecoder(object_pairs_hook=_unique)
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal found
-        result = dict(items)
-        found = found or len(result) != len(items)
-        return result
 
-    json.loads(raw.strip() or "{}", object_pairs_hook=pairs)
-    return found
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
+        raise ValueError("an object has the same key twice")
+    return result

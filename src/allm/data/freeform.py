@@ -46,7 +46,9 @@ def json_value(value: Any, path: str = "", depth: int = 0) -> Any:
         return result
     if isinstance(value, list | tuple):
         return [
-            item if type(item) in _ATOMS else json_value(item, f"{path}[{i}]", depth + 1)
+            item
+            if type(item) in _ATOMS or (type(item) is int and _LOW <= item <= _HIGH)
+            else json_value(item, f"{path}[{i}]", depth + 1)
             for i, item in enumerate(value)
         ]
     if isinstance(value, str):
