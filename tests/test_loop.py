@@ -349,9 +349,8 @@ def test_tool_timeout(face: Face, kind: str) -> None:
 
     handler = waiting if kind == "sync" else stuck
     try:
-        engine = fake(
-            calls(("a", "t", {}), ("b", "double", {"n": 1})), DONE, tools=[named("t", handler), double]
-        )
+        quick = named("quick", lambda arguments: "2", timeout=60.0)  # its own time goes before the run's
+        engine = fake(calls(("a", "t", {}), ("b", "quick", {})), DONE, tools=[named("t", handler), quick])
         result = face.chat(engine, "go", tool_timeout=0.01)
     finally:
         release.set()

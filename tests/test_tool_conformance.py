@@ -150,6 +150,11 @@ def test_a_broken_encoder_fails_in_the_right_case(make: Any, fails: set[str]) ->
     assert fails <= set(report.failed), report
 
 
+def test_an_encoder_that_changes_values_spoils_no_other_proof() -> None:
+    assert conformance.check(EncoderSubject(make=Changing)).failed
+    assert conformance.check(EncoderSubject(make=Encoder)).failed == {}
+
+
 def test_an_encoder_that_counts_is_not_pure() -> None:
     assert "pure.map" in conformance.check(EncoderSubject(make=Counting)).failed
 

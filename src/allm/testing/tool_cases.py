@@ -180,9 +180,9 @@ def _encoder_cases(subject: EncoderSubject) -> Iterator[Case]:
     given = {**_RESULTS, **{f"own_{index}": value for index, value in enumerate(subject.values)}}
     for name, value in given.items():
         about = "the result is text or parts, which can be stored and sent"
-        yield Case(f"content.{name}", about, partial(_content, subject, value))
+        yield Case(f"content.{name}", about, partial(_content, subject, deepcopy(value)))
         about = "the same value gives the same content, and is left as it was"
-        yield Case(f"pure.{name}", about, partial(_pure, subject, value))
+        yield Case(f"pure.{name}", about, partial(_pure, subject, deepcopy(value)))
     for face in FACES:
         about = "the model gets what the encoder gave"
         yield Case(f"engine.{face}", about, partial(_encoded_chat, subject, face))
