@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from random import Random
+from sys import getrefcount
 from typing import Any
 
 import msgspec
@@ -14,8 +15,9 @@ import pytest
 import allm
 from allm.data.events import Event, StreamFailed, TextDelta
 from allm.errors import CancelledError
-from allm.ports import HttpHead
+from allm.ports import HttpHead, HttpRequest
 from allm.providers.decoding import Turn
+from allm.testing.played import Answer, Played
 from tests.decoder_support import events_of
 from tests.faces import Face, Seen
 from tests.four_dialects import CHAT, DIALECTS, GENERATE, Dialect
@@ -298,3 +300,18 @@ def test_damaged_usage_of_a_piece_is_left_out() -> None:
     events = [*decoder.feed(b"\r\n\r\n".join(blocks)), *decoder.end()]
     assert said(events) == " 0 1 2 3 4"
     assert [event.usage.input_tokens for event in events if type(event) is allm.UsageReported] == [1]
+
+
+def test_a_body_is_let_go_when_its_answer_has_begun(face: Face) -> None:
+    """A long conversation would be held twice, once as what was sent, for as long as its answer lasts."""
+    sent: list[bytes] = []
+
+    def answer(request: HttpRequest) -> Answer:
+        sent.append(request.body)
+        return Answer(HttpHead(200, {"content-type": "text/event-stream"}), (body(CHAT, 20),))
+
+    counts: list[int] = []
+    model = allm.Engine("openai:m", adapter_options={"endpoint": "chat"}, transport=Played(answer))
+    face.consume(model, "x" * 5000, body=lambda *_: counts.append(getrefcount(sent[0])), api_key="k")
+    assert len(counts) > 20
+    assert set(counts) == {2}  # in the list above, and as the argument

@@ -101,8 +101,9 @@ def body(model: str, **options: Any) -> dict[str, Any]:
     engine = allm.Engine(model, adapter_options={"endpoint": endpoint} if endpoint else {})
     stream = allm.stream(engine, "?", api_key="k", **options)
     first = stream._plan.first
-    assert first is not None
-    sent: dict[str, Any] = json.loads(first.body)
+    http = first.take() if first is not None else None
+    assert http is not None
+    sent: dict[str, Any] = json.loads(http.body)
     return sent
 
 

@@ -219,7 +219,9 @@ def planned(engine: allm.Engine, request: allm.Request) -> HttpRequest | set[str
     except allm.UnsupportedError as refusal:
         return {reason.partition(":")[0] for _, reason in refusal.errors}
     assert plan.first is not None
-    return plan.first
+    http = plan.first.take()
+    assert http is not None
+    return http
 
 
 def test_an_older_version_of_anthropic_takes_what_the_types_no_longer_have() -> None:

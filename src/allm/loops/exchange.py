@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from msgspec.structs import replace
 
@@ -29,18 +29,25 @@ from allm.loops.plan import Plan
 from allm.ports import CallContext, HttpHead, HttpRequest
 from allm.retry import delay_before_next
 
+Given = TypeVarTuple("Given")
 T = TypeVar("T")
 
 _READ_LAST = ReadBody(True, within=0.25)
 
 
-def retried(plan: Plan, model: str | None, source: Source, attempt: Callable[[], Loop[T]]) -> Loop[T]:
+def retried(
+    plan: Plan,
+    model: str | None,
+    source: Source,
+    attempt: Callable[[*Given], Loop[T]],
+    *args: *Given,
+) -> Loop[T]:
     """What `attempt` gives, which opens the source; tried again where nothing of it was shown."""
     number = 0
     while True:
         number += 1
         try:
-            return (yield from attempt())
+            return (yield from attempt(*args))
         except AllmError as error:
             info = _located(error.info, plan, model, number)
             yield CloseBody()
@@ -120,6 +127,7 @@ class _Wire:
         self.size = 0
         self.ended = False
         http = self.encoded or self.adapter.encode(self.request, self.ctx)
+        self.encoded = None
         self.warnings = http.warnings
         head: HttpHead = yield OpenHttp(self.ctx.id, http, self.ctx.timeouts, self.route)
         if not 200 <= head.status < 300:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -24,6 +23,7 @@ from allm.folds import RunFold
 from allm.loops.effects import Batch, CloseBody, Loop
 from allm.loops.exchange import Source, cut_short, retried, source_of
 from allm.loops.plan import Plan
+from allm.prices import with_costs
 
 Finish = Callable[[Response], Loop[Response]]
 
@@ -106,9 +106,9 @@ def _continuation(plan: Plan, request: Request, fold: RunFold, hop: _Hop, ended:
 def _answered(plan: Plan, request: Request, fold: RunFold, hop: _Hop) -> Loop[Response]:
     """One answer, retried before its first content; gives how it ended."""
     ctx = replace(plan.ctx, id=hop.effect_id)
-    encoded = plan.first if request is plan.request else None
+    encoded = plan.first.take() if plan.first is not None and request is plan.request else None
     source = source_of(plan.adapter, request, ctx, encoded, route=plan.route)
-    return retried(plan, request.model, source, partial(_attempt, plan, request, source, fold, hop))
+    return retried(plan, request.model, source, _attempt, plan, request, source, fold, hop)
 
 
 def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _Hop) -> Loop[Response]:
@@ -125,8 +125,6 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
             raise raised(cut_short(plan))
         progress = bool(events)
         if plan.price is not None:
-            from allm.prices import with_costs
-
             events = with_costs(events, plan.price)
         ended = events[-1] if events and type(events[-1]) in _ENDS else None
         shown = events if ended is None else events[:-1]
@@ -134,7 +132,10 @@ def _attempt(plan: Plan, request: Request, source: Source, fold: RunFold, hop: _
             held += shown
             content = not _BEFORE_CONTENT.issuperset(map(type, shown))
             source.committed = content or type(ended) is MessageCompleted
-            shown = (yield from _begun(held, fold, hop)) if source.committed else []
+            shown = []
+            if source.committed:
+                shown = yield from _begun(held, fold, hop)
+                held.clear()
         if shown:
             shown = shown if hop.number == 1 else [hop.shifted(event) for event in shown]
             yield Batch(shown, fold.follow(shown))

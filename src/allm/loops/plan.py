@@ -79,6 +79,20 @@ _NOTHING_SAID: Final = Thread()
 _OF_A_RUN: Final = frozenset({"api_key", "context", "session_id"})  # options that decide nothing else
 
 
+class Encoded:
+    """A request that is encoded already. It is taken once, so that a large body is not kept while its answer
+    comes."""
+
+    __slots__ = ("_http",)
+
+    def __init__(self, http: HttpRequest) -> None:
+        self._http: HttpRequest | None = http
+
+    def take(self) -> HttpRequest | None:
+        http, self._http = self._http, None
+        return http
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """One run, decided. `request` is the template of every model call; `base` the thread it starts with;
     `media` is what an image or embedding call asks for. `fallbacks` are the same for other engines, `route`
@@ -123,7 +137,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     price: Price | None = None  # of the model, where it is known
     output: Any = None  # what the answer must be (`allm.loops.structured.Output`)
     warnings: tuple[str, ...] = ()  # what was adapted to the model; they go onto each response
-    first: HttpRequest | None = None  # the template encoded, sent by the first model call
+    first: Encoded | None = None  # the template, for the first model call
 
 
 def make_plan(
@@ -159,7 +173,7 @@ def make_plan(
         plan,
         request=request,
         base=base,
-        first=first,
+        first=None if first is None else Encoded(first),
         warnings=warnings if output is None else warnings + output.warnings,
         output=output,
         context={**engine.context, **(session_context or {}), **options.get("context", {})},
