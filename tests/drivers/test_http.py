@@ -881,8 +881,9 @@ def test_tls(faults: Any, face: Face, scenario: str) -> None:
     assert outcome(face, post(url, CHAT), settings) in TLS[scenario]
 
 
-def poisoning(context: ssl.SSLContext) -> Callable[[socket.socket, Server], None]:
-    """Over TLS, an answer and then one that nobody asked for: two records in one write."""
+def poisoning(context: ssl.SSLContext, chosen: list[Any]) -> Callable[[socket.socket, Server], None]:
+    """Over TLS, an answer and then one that nobody asked for: two records in one write. `chosen` gets the
+    protocol that was agreed on."""
 
     def serve(peer: socket.socket, server: Server) -> None:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -898,6 +899,7 @@ def poisoning(context: ssl.SSLContext) -> Callable[[socket.socket, Server], None
                         incoming.write_eof()
 
         done(secured.do_handshake)
+        chosen.append(secured.selected_alpn_protocol())
         while done(lambda: secured.read(65536)):
             secured.write(OK)
             secured.write(OK.replace(b"hello", b"wrong"))
@@ -917,7 +919,10 @@ def test_bytes_after_an_answer_over_tls(faults: Any, face: str, kind: str) -> No
     async def twice(request: HttpRequest) -> list[bytes]:
         return [await awaited(request, EASY, settings, kind) for _ in range(2)]
 
-    with serving(poisoning(faults._srv._ssl("good"))) as server:
+    chosen: list[Any] = []
+    context = faults._srv._ssl("good")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with serving(poisoning(context, chosen)) as server:
         request = post(server.url.replace("http:", "https:"))
         if face == "blocking":
             answers = [blocking(request, EASY, settings, kind) for _ in range(2)]
@@ -925,6 +930,7 @@ def test_bytes_after_an_answer_over_tls(faults: Any, face: str, kind: str) -> No
             answers = trio.run(twice, request) if face == "trio" else asyncio.run(twice(request))
         assert answers == [b"hello"] * 2
         assert len(server.peers) == 2
+        assert chosen == ["http/1.1"] * 2
 
 
 @kinds

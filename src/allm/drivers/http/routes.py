@@ -40,16 +40,22 @@ def tls_context(settings: HttpSettings) -> ssl.SSLContext:
 
     Raises ConfigurationError where the certificates cannot be read.
     """
-    verify = settings.verify
     try:
-        if isinstance(verify, bool):
-            return httpx2.create_ssl_context(verify=verify, trust_env=settings.trust_env)
-        if os.path.isdir(verify):
-            return ssl.create_default_context(capath=verify)
-        return ssl.create_default_context(cafile=verify)
+        context = _loaded(settings)
     except OSError:
-        named = "SSL_CERT_FILE or SSL_CERT_DIR" if isinstance(verify, bool) else "verify="
+        named = "SSL_CERT_FILE or SSL_CERT_DIR" if isinstance(settings.verify, bool) else "verify="
         raise failure("configuration", f"the certificates named by {named} cannot be read", "input") from None
+    context.set_alpn_protocols(["http/1.1"])  # else a host may choose what is not spoken here
+    return context
+
+
+def _loaded(settings: HttpSettings) -> ssl.SSLContext:
+    verify = settings.verify
+    if isinstance(verify, bool):
+        return httpx2.create_ssl_context(verify=verify, trust_env=settings.trust_env)
+    if os.path.isdir(verify):
+        return ssl.create_default_context(capath=verify)
+    return ssl.create_default_context(cafile=verify)
 
 
 class Routes:
