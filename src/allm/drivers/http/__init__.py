@@ -7,7 +7,8 @@
 | `sockets`, `idle` | blocking sockets that any thread can end; idle connections |
 | `blocking`, `awaited` | the transports of both faces |
 | `direct_blocking`, `direct_asyncio` | connections of our own, where no proxy is needed |
-| `answers`, `fast` | what reads their answers: h11, or httptools with the extra `fast` |
+| `answers`, `framing` | what reads their answers: h11 the heads; bodies out of their framing |
+| `fast` | what reads both with the extra `fast`: httptools |
 | `core` | httpcore2's connections, for proxies and for trio; `blocking` and `awaited` have them |
 
 Import it lazily: it brings an HTTP client.

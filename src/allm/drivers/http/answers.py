@@ -11,6 +11,7 @@ from typing import Final
 import h11
 import httpcore2
 
+from allm.drivers.http.framing import ByLength, Chunked, Framing, UntilTheEnd
 from allm.drivers.http.messages import Headers, headers_of
 
 BARREN: Final = 100 * 1024  # bytes that may come without a head or a byte of the body
@@ -86,43 +87,66 @@ class Answer(ABC):
 
 
 class H11Answer(Answer):
-    """An answer that h11 reads, the parser of httpcore2."""
+    """An answer whose head h11 reads, the parser of httpcore2. Its body is read by `framing`, as h11 makes an
+    event of each chunk, which costs several times what the token in it does."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_framing", "_keeps", "_state")
 
     def __init__(self, *, bodiless: bool = False) -> None:
         super().__init__(bodiless=bodiless)
-        self._state = h11.Connection(h11.CLIENT, BARREN)
+        self._state: h11.Connection | None = h11.Connection(h11.CLIENT, BARREN)  # until the head is there
         self._state.send(_HEAD if bodiless else _GET)
+        self._framing: Framing  # from then on
+        self._keeps = False
 
     def _parse(self, data: bytes) -> None:
-        self._state.receive_data(data)
         try:
-            self._read()
-        except h11.RemoteProtocolError as exc:
+            if self._state is not None:
+                data = self._read_head(self._state, data)
+            if self.opened:
+                self._read_body(data)
+        except (h11.RemoteProtocolError, ValueError) as exc:
             self._refuse("not HTTP/1.1", exc)
 
     def _cut(self) -> None:
-        self._parse(b"")
+        if self.opened and self._framing.ends_with_connection:
+            self.ended = True
+        else:
+            self._refuse("the connection ended")
 
-    def _read(self) -> None:
-        state = self._state
-        while not self.ended:
-            event = state.next_event()
-            if type(event) is h11.Data:
-                self._parts.append(event.data)
-                self._barren = 0
-            elif event is h11.NEED_DATA:
-                break
-            elif type(event) is h11.Response:
+    def _read_head(self, state: h11.Connection, data: bytes) -> bytes:
+        """Gives what came behind the head."""
+        state.receive_data(data)
+        while (event := state.next_event()) is not h11.NEED_DATA:
+            if type(event) is h11.Response:
                 self._open(event)
-            elif type(event) is h11.EndOfMessage:
-                self.ended = True
-                # Whatever came behind it would be taken for the next answer.
-                self.reusable = state.their_state is h11.DONE and state.trailing_data == (b"", False)
+                self._state = None
+                return bytes(state.trailing_data[0])
+        return b""
 
     def _open(self, event: h11.Response) -> None:
         self.status = event.status_code
-        self.headers = headers_of(event.headers.raw_items())
+        self.headers = headers = headers_of(event.headers.raw_items())
         self.opened = True
         self._barren = 0
+        wishes = [wish.strip() for wish in headers.get("connection", "").lower().split(",")]
+        self._keeps = event.http_version == b"1.1" and "close" not in wishes
+        self._framing = self._framed(headers)
+
+    def _framed(self, headers: Headers) -> Framing:
+        if self._bodiless or self.status in (204, 304):
+            return ByLength(0)
+        if "transfer-encoding" in headers:  # h11 refuses all but chunked
+            return Chunked()
+        if "content-length" in headers:
+            return ByLength(int(headers["content-length"]))
+        return UntilTheEnd()
+
+    def _read_body(self, data: bytes) -> None:
+        before = len(self._parts)
+        more = self._framing.feed(data, self._parts)
+        if len(self._parts) > before:
+            self._barren = 0
+        if self._framing.ended:
+            self.ended = True
+            self.reusable = self._keeps and not more  # that would be taken for the next answer
