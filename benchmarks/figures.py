@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks.plan import CHUNK, DELTA, OURS, REFERENCES
+from benchmarks.plan import CHUNK, DELTA, OURS, REFERENCES, STREAMED
 
 Results = dict[str, Any]
 
@@ -40,7 +40,7 @@ def ratio(above: float | None, below: float | None) -> float | None:
 def names(results: Results) -> list[str]:
     """All clients of the run, references and ours first."""
     seen = dict.fromkeys(cell.partition("/")[0] for cells in results["results"].values() for cell in cells)
-    return sorted(seen, key=lambda name: name not in (*REFERENCES, *OURS))
+    return sorted(seen, key=lambda name: name not in (*REFERENCES, *OURS, *STREAMED))
 
 
 def beside(results: Results, row: str, name: str, proto: str, metric: str) -> float | None:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.harness import ROOT, Harness, source_digest
-from benchmarks.plan import OURS, REFERENCES, Row
+from benchmarks.plan import OURS, REFERENCES, STREAMED, Row
 
 Rounds = list[dict[str, Any] | None]
 
@@ -35,7 +35,7 @@ class State:
         self.source = source
         if stored.get("source") != source:
             for cells in self.cells.values():
-                for cell in [c for c in cells if c.partition("/")[0] in (*OURS, *REFERENCES)]:
+                for cell in [c for c in cells if c.partition("/")[0] in (*OURS, *STREAMED, *REFERENCES)]:
                     del cells[cell]
 
     def open(self, row: Row) -> None:
@@ -67,7 +67,8 @@ def run(
     closing, which need no server, where `wanted` has the start of their names."""
     clients = {name: harness.clients[name] for name in names}
     if "import".startswith(wanted):
-        _turns(state, "import", [(name, "") for name in names], rounds, lambda name, _: harness.imports(name))
+        importing = [(name, "") for name in names if name not in STREAMED]
+        _turns(state, "import", importing, rounds, lambda name, _: harness.imports(name))
     if "closing".startswith(wanted):
         ours = [(name, "") for name in names if name in OURS]
         _turns(state, "closing", ours, rounds, lambda name, _: harness.closing(name))

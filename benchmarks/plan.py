@@ -7,8 +7,10 @@ from typing import Any, Final, NamedTuple
 
 REFERENCES: Final = ("floor", "floor_httpx2")
 OURS: Final = ("ours", "ours_fast")
+STREAMED: Final = ("ours_streamed", "ours_fast_streamed")
+"""Ours again, for calls: their answers streamed and folded, as is the default."""
 SDKS: Final = ("openai_sdk", "anthropic_sdk", "google_genai")
-CLIENTS: Final = (*REFERENCES, *OURS, *SDKS, "pydantic_ai", "mirascope", "litellm")
+CLIENTS: Final = (*REFERENCES, *OURS, *STREAMED, *SDKS, "pydantic_ai", "mirascope", "litellm")
 DIALECTS: Final = ("chat", "resp", "anth", "gem")
 CHUNK: Final = "cpu_us_per_chunk"
 CALL: Final = "cpu_us_per_call"
@@ -16,7 +18,7 @@ DELTA: Final = "cpu_us_per_delta"
 DIALECT_NAMES: Final = {"chat": "Chat", "resp": "Responses", "anth": "Anthropic", "gem": "Gemini"}
 
 # What would take most of the time and decide nothing: litellm is far from the best everywhere.
-_MOST_ROWS: Final = frozenset(CLIENTS) - {"litellm"}
+_MOST_ROWS: Final = frozenset(CLIENTS) - {"litellm", *STREAMED}
 _ONLY: Final = {"litellm": ("chat",)}
 _LEAN: Final = frozenset({*REFERENCES, *OURS})
 
@@ -64,7 +66,7 @@ def _streams(quick: bool) -> Iterator[Row]:
     chunks = 1000 if quick else 3000
     for mode in ("sync", "async"):
         options = {"mode": mode, "chunks": chunks, "reps": 2}
-        everybody = frozenset(CLIENTS)
+        everybody = _MOST_ROWS | {"litellm"}
         yield Row(f"stream {mode}", "stream", CHUNK, f"text-{chunks}-4", options, {}, DIALECTS, everybody)
         for n in (1000, 10_000) if quick else (1000, 10_000, 100_000):
             options = {"mode": mode, "chunks": n, "reps": 2}
@@ -93,12 +95,14 @@ def _memory(quick: bool) -> Iterator[Row]:
 
 
 def _calls(quick: bool) -> Iterator[Row]:
-    """Answers that are not streamed, and a loop of them."""
+    """Answers that are not streamed, and a loop of them; beside them ours, streamed."""
+    who = _MOST_ROWS.union(STREAMED)
     for width, n in ((1, 100 if quick else 500), (64, 128 if quick else 640)):
-        yield Row(f"calls {width}", "calls", CALL, "chat", {"n": n, "width": width})
+        yield Row(f"calls {width}", "calls", CALL, "chat", {"n": n, "width": width}, clients=who)
     options = {"n": 50 if quick else 200, "width": 1}
     yield Row("calls dialects", "calls", CALL, "chat", options, {}, DIALECTS[1:])
-    yield Row("tool loop", "loop", "cpu_us_per_turn", "loop-20", {"n": 20, "reps": 2}, {"k": True})
+    options = {"n": 20, "reps": 2}
+    yield Row("tool loop", "loop", "cpu_us_per_turn", "loop-20", options, {"k": True}, clients=who)
 
 
 def _conversations(quick: bool) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from benchmarks.figures import FLAT, Results, beside, growth, names, number, ratio, series, times, value
-from benchmarks.plan import CALL, CHUNK, DELTA, DIALECT_NAMES, DIALECTS, OURS, REFERENCES
+from benchmarks.plan import CALL, CHUNK, DELTA, DIALECT_NAMES, DIALECTS, OURS, REFERENCES, STREAMED
 from benchmarks.targets import judged_targets
 
 LABELS: Final = {
@@ -19,6 +19,8 @@ LABELS: Final = {
     "floor_httpx2": "*floor over httpx2*",
     "ours": "**allm**",
     "ours_fast": "**allm, `fast`**",
+    "ours_streamed": "**allm**, streamed",
+    "ours_fast_streamed": "**allm, `fast`**, streamed",
     "openai_sdk": "openai SDK",
     "anthropic_sdk": "anthropic SDK",
     "google_genai": "google-genai",
@@ -186,9 +188,9 @@ MAIN: Final = (
     ("200 streams, first token p99", "streams 200, 10 ms", "ttft_p99_ms"),
     ("1,000 streams, first token p99", "streams 1000, 10 ms", "ttft_p99_ms"),
     ("memory of an open stream", "memory traced", "kib_per_stream_traced"),
-    ("call", "calls 1", CALL),
-    ("call, 64 at once", "calls 64", CALL),
-    ("call", "calls dialects", CALL),
+    ("call, not streamed", "calls 1", CALL),
+    ("call, not streamed, 64 at once", "calls 64", CALL),
+    ("call, not streamed", "calls dialects", CALL),
     ("tool arguments, 10 KB", "tool arguments 10000", DELTA),
     ("tool arguments, 100 KB", "tool arguments 100000", DELTA),
     ("tool arguments, 1 MB", "tool arguments 1000000", DELTA),
@@ -212,7 +214,7 @@ def _lines(results: Results, mine: str) -> list[tuple[str, str, str, str, float]
 
 def ratios(results: Results, mine: str) -> str:
     """Ours, its factor over the references, and each peer's factor over ours."""
-    clients = [name for name in names(results) if name not in OURS]
+    clients = [name for name in names(results) if name not in (*OURS, *STREAMED)]
     lines = []
     for heading, row, metric, proto, cost in _lines(results, mine):
         costs = [(name, beside(results, row, name, proto, metric)) for name in clients]
@@ -233,7 +235,7 @@ def not_leading(results: Results) -> str:
         for heading, row, metric, proto, cost in _lines(results, mine):
             for name in names(results):
                 found = beside(results, row, name, proto, metric)
-                if name not in (*REFERENCES, *OURS) and found is not None and found < cost:
+                if name not in (*REFERENCES, *OURS, *STREAMED) and found is not None and found < cost:
                     ours, theirs = number(cost), number(found)
                     lines.append([heading, LABELS[mine], ours, LABELS.get(name, name), theirs])
     if not lines:
@@ -277,10 +279,12 @@ def run(results: Results) -> str:
         if numbers and "spread" in numbers
     )
     middle = spreads[len(spreads) // 2] if spreads else 0.0
+    least, most = min(rounds, default=0), max(rounds, default=0)
+    counted = str(least) if least == most else f"{least} to {most}"
     return (
         f"{machine['date']}, Python {machine['python']}, {machine['system']}, {machine['cores']} cores; "
-        f"medians of {min(rounds, default=0)} to {max(rounds, default=0)} rounds; between the rounds of a "
-        f"number lay {100 * middle:.0f} % of it (median).\n\nVersions: {'; '.join(versions)}."
+        f"medians of {counted} rounds; between the rounds of a number lay {100 * middle:.0f} % of it "
+        f"(median).\n\nVersions: {'; '.join(versions)}."
     )
 
 

@@ -1,5 +1,8 @@
 """The library as its users call it: the chat verbs, with everything on that is on by default.
 
+But for one thing: where the others make a call that is not streamed, ours is not streamed either
+(`streaming=False`). `ours_streamed` makes the same calls as they are by default.
+
 The constants tell the harness where it runs; `Client` has the methods that the harness calls:
 
     stream() / await astream()   read one text stream -> (deltas, characters, time of the first)
@@ -31,6 +34,8 @@ _WRITE_ROWS = allm.ToolSpec("write_rows", "write_rows", ROWS_SCHEMA)
 
 
 class Client:
+    STREAMING = False  # of calls
+
     def __init__(self, base: str, proto: str) -> None:
         provider = _PROVIDER[proto]
         allm.keys.put(provider, KEY)
@@ -39,7 +44,8 @@ class Client:
             base_url=base + _PATH[proto],
             adapter_options=_ENDPOINT.get(proto, {}),
         )
-        self.looping = self.engine.put_tool(add)
+        self.calling = self.engine.merge(adapter_options={"streaming": self.STREAMING})
+        self.looping = self.calling.put_tool(add)
 
     def stream(self) -> tuple[int, int, float]:
         n, chars, first = 0, 0, 0.0
@@ -64,10 +70,10 @@ class Client:
         return n, chars, first
 
     def call(self) -> str:
-        return allm.chat(self.engine, PROMPT).text
+        return allm.chat(self.calling, PROMPT).text
 
     async def acall(self) -> str:
-        return (await allm.aio.chat(self.engine, PROMPT)).text
+        return (await allm.aio.chat(self.calling, PROMPT)).text
 
     def tool(self) -> tuple[int, int]:
         n, call = 0, None
@@ -89,7 +95,7 @@ class Client:
         return allm.Thread(tuple(allm.Message(role, text) for role, text in plain(n)))
 
     def turn(self, thread: allm.Thread) -> str:
-        return allm.chat(self.engine, thread).text
+        return allm.chat(self.calling, thread).text
 
     def dump(self, thread: allm.Thread) -> bytes:
         return allm.to_json(thread).encode()
