@@ -39,6 +39,17 @@ def raising(error: BaseException) -> allm.Tool:
     return named("t", handler)
 
 
+class Foreign(BaseException):
+    """No `Exception`, and none that ends a task or the program."""
+
+
+def raising_async(error: BaseException) -> allm.Tool:
+    async def handler(arguments: dict[str, Any]) -> None:
+        raise error
+
+    return named("t", handler)
+
+
 class Encoder:
     def encode(self, value: Any) -> Any:
         raise KeyError("encoder")
@@ -126,6 +137,9 @@ async def _coroutine() -> None: ...
 FAILURES: list[tuple[Callable[[], allm.Tool], dict[str, Any], str]] = [
     (lambda: raising(ValueError("broken")), {}, "handler_raised"),
     (lambda: raising(SystemExit(1)), {}, "handler_exit"),
+    (lambda: raising_async(SystemExit(1)), {}, "handler_exit"),
+    (lambda: raising(Foreign()), {}, "handler_raised"),
+    (lambda: raising_async(Foreign()), {}, "handler_raised"),
     (lambda: raising(allm.ToolError(allm.ErrorInfo(reason="tool_failed", code="mine"))), {}, "mine"),
     (lambda: named("t", lambda _: _coroutine()), {}, "invalid_return"),
     (lambda: returning(allm.Halt("")), {}, "invalid_return"),

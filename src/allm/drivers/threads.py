@@ -383,9 +383,7 @@ class _Coroutines:
         tasks: list[Any] = []
 
         def begin() -> None:
-            task = loop.create_task(awaited(effect, put))
-            task.add_done_callback(_retrieve)
-            tasks.append(task)
+            tasks.append(loop.create_task(awaited(effect, put)))
 
         def cancel() -> None:
             tasks[0].cancel()
@@ -427,12 +425,6 @@ class _Coroutines:
         asyncio.run_coroutine_threadsafe(cancel_all(), loop)
         assert self._thread is not None
         self._thread.join(timeout=1.0)
-
-
-def _retrieve(task: Any) -> None:
-    """Look at how a task ended, so that asyncio does not report what `put` was given already."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _serve(loop: Any) -> None:

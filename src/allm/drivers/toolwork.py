@@ -4,6 +4,7 @@ threads counted."""
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -186,18 +187,30 @@ class _Worker:
 async def awaited(effect: StartTool, put: Put) -> None:
     """Run an async handler; `put` gets what came of it, also where it cancels itself."""
     began = time.monotonic()
-    value, error = None, None
+    value: Any = None
+    error: BaseException | None = None
     try:
         value = effect.invoke()
         if isawaitable(value):
             value = await value
         value = loaded_result(value)
-    except (Exception, SystemExit) as caught:
+    except BaseException as caught:
         error = caught
-    except BaseException as caught:  # cancelled, by us or by itself
-        put(effect, ToolDone(effect.position, None, caught, time.monotonic() - began))
-        raise
+        if _ends_task(caught):  # cancelled, by us or by itself
+            put(effect, ToolDone(effect.position, None, caught, time.monotonic() - began))
+            raise
     put(effect, ToolDone(effect.position, value, error, time.monotonic() - began))
+
+
+def _ends_task(error: BaseException) -> bool:
+    """Whether it is meant for the event loop, and no failure of a handler."""
+    if isinstance(error, Exception | SystemExit):
+        return False
+    import asyncio
+
+    trio = sys.modules.get("trio")
+    cancelled = (asyncio.CancelledError, *((trio.Cancelled,) if trio is not None else ()))
+    return isinstance(error, (*cancelled, KeyboardInterrupt, GeneratorExit))
 
 
 def too_late(call: ToolCall, seconds: float) -> ToolError:
