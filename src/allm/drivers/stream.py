@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, cached_property
-from types import ModuleType
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from allm.data.events import Event, StreamFailed, TextDelta
@@ -62,7 +62,7 @@ class _Run(Generic[R]):
             from allm.loops.media import MediaFold
 
             return MediaFold(self._layer)
-        return _folds().RunFold(self._layer, self._plan.base, self._plan.progress)
+        return _module("allm.folds").RunFold(self._layer, self._plan.base, self._plan.progress)
 
     def _partial(self) -> R:
         return self._finish(self._fold)
@@ -151,36 +151,9 @@ class _Run(Generic[R]):
         return self._partial()
 
 
-# Modules that are loaded at the first event, so that building a stream stays light. They are kept here, as
-# an import inside a method looks for its module each time.
-
-
-@cache
-def _folds() -> ModuleType:
-    from allm import folds
-
-    return folds
-
-
-@cache
-def _threads() -> ModuleType:
-    from allm.drivers import threads
-
-    return threads
-
-
-@cache
-def _tasks() -> ModuleType:
-    from allm.drivers import tasks
-
-    return tasks
-
-
-@cache
-def _kits() -> ModuleType:
-    from allm.drivers import kits
-
-    return kits
+# For what is loaded at the first event, so that building a stream stays light. Kept, as an import inside a
+# method looks for its module each time.
+_module = cache(import_module)
 
 
 _logged: dict[int, Any] = {}  # weak references by id, which is used anew
@@ -286,7 +259,7 @@ class Stream(_Run[R], Iterator[Event]):
 
     def _opened(self) -> Any:
         self._loop = self._start(self._plan, self._fold)
-        ports = _threads().ThreadPorts(self._plan, self._ring)
+        ports = _module("allm.drivers.threads").ThreadPorts(self._plan, self._ring)
         self._ports = self._observed(ports, "WatchedPorts")
         return self._ports
 
@@ -385,7 +358,7 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
 
     async def __aenter__(self) -> AsyncStream[R]:
         if self._kit is None:
-            self._kit = _kits().current_kit()
+            self._kit = _module("allm.drivers.kits").current_kit()
             await self._kit.enter()
         return self
 
@@ -468,13 +441,13 @@ class AsyncStream(_Run[R], AsyncIterator[Event]):
 
     def _opened(self) -> Any:
         if self._kit is None:
-            self._kit = _kits().current_kit()
+            self._kit = _module("allm.drivers.kits").current_kit()
             if self._kit.needs_scope:
                 raise ConfigurationError(
                     "on trio a stream needs `async with allm.aio.stream(...) as s:`; that opens the nursery"
                 )
         self._loop = self._start(self._plan, self._fold)
-        ports = _tasks().TaskPorts(self._plan, self._ring, self._kit)
+        ports = _module("allm.drivers.tasks").TaskPorts(self._plan, self._ring, self._kit)
         self._ports = self._observed(ports, "WatchedTaskPorts")
         return self._ports
 
