@@ -310,31 +310,32 @@ class RunFold:
         kind = type(event)
         if kind is TextDelta and self.in_turn:  # the one kind that comes by the thousand
             self._turn._text(event)  # type: ignore[arg-type]  # by its kind
-            return
-        take = _TAKERS.get(kind)
-        if take is not None:
-            if kind is MessageStarted:
-                self._new_turn(begun=True)
-                self._step.asked = event.asked  # type: ignore[union-attr]  # by its kind
-                self._step.halted = event.halted  # type: ignore[union-attr]  # by its kind
-            elif not self.in_turn:
+        elif kind in _RUN_TAKERS:
+            _RUN_TAKERS[kind](self, event)
+        elif kind in _TAKERS:
+            if not self.in_turn:
                 if kind is Retrying or kind is RawChunk:  # of no turn: it comes between two
                     return
                 self._new_turn(begun=True)
-            take(self._turn, event)
-        elif kind is ToolExecutionStarted:
-            self._step.started += (event.call.id,)  # type: ignore[union-attr]  # by its kind
-        elif kind is ToolExecutionCompleted:
-            if event.result is not None:  # type: ignore[union-attr]  # by its kind
-                self._step.ended += (event.result,)  # type: ignore[union-attr, operator]  # by its kind
-        elif kind is ToolResultEncoded:
-            self._step.results += (event,)  # type: ignore[operator]  # by its kind
-        elif kind is StepCompleted:
-            self._end_step(event.result)  # type: ignore[union-attr, arg-type]  # by its kind
-        elif kind is ChatCompleted:
-            self.chat = event.result  # type: ignore[union-attr, assignment]  # by its kind
-        elif kind is StreamFailed:
-            self._fail(event)  # type: ignore[arg-type]  # by its kind
+            _TAKERS[kind](self._turn, event)
+
+    def _message_started(self, event: MessageStarted) -> None:
+        self._new_turn(begun=True)
+        self._step.asked, self._step.halted = event.asked, event.halted
+        self._turn._started(event)
+
+    def _tool_started(self, event: ToolExecutionStarted) -> None:
+        self._step.started += (event.call.id,)
+
+    def _tool_ended(self, event: ToolExecutionCompleted) -> None:
+        if event.result is not None:
+            self._step.ended += (event.result,)
+
+    def _tool_answered(self, event: ToolResultEncoded) -> None:
+        self._step.results += (event,)
+
+    def _chat_completed(self, event: ChatCompleted) -> None:
+        self.chat = event.result
 
     def say(self, asked: tuple[Message, ...], halted: str | None) -> None:
         """What the turn that is about to begin will say of itself in its first event."""
@@ -350,7 +351,8 @@ class RunFold:
         self._step = _Step(_AT_ITS_BEGINNING)
         self.in_turn = begun
 
-    def _end_step(self, result: StepResult) -> None:
+    def _step_completed(self, event: StepCompleted) -> None:
+        result = event.result
         if not self.in_turn and self.steps:  # a run that went on says again how its step ended
             self.steps[-1] = result
             return
@@ -456,6 +458,17 @@ class RunFold:
             halted_reason="cancelled" if self.error is None else "error",
             error=self.error,
         )
+
+
+_RUN_TAKERS: Final[dict[type[Any], Callable[[RunFold, Any], None]]] = {
+    MessageStarted: RunFold._message_started,
+    ToolExecutionStarted: RunFold._tool_started,
+    ToolExecutionCompleted: RunFold._tool_ended,
+    ToolResultEncoded: RunFold._tool_answered,
+    StepCompleted: RunFold._step_completed,
+    ChatCompleted: RunFold._chat_completed,
+    StreamFailed: RunFold._fail,
+}
 
 
 class ChatFold(RunFold):
